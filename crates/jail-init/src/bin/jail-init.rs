@@ -1,0 +1,5 @@
+//! Makes a jail from sections.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

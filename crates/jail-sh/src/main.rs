@@ -1,0 +1,5 @@
+//! The set-uid login shell.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

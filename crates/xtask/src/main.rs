@@ -1,0 +1,5 @@
+//! Man pages and completions; never installed.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
