@@ -1,3 +1,22 @@
 //! policy, admission, cell, confinement, exec: getting a process into a jail.
+//!
+//! Read `enter.rs` first: it is the whole story, and each line of it names the attack that its place in the order
+//! stops. This crate is the privileged part of the set-uid login shell, so it is kept small, has few dependencies and
+//! refuses whatever it does not understand.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::let_underscore_must_use
+    )
+)]
+
+pub mod log;
+pub mod policy;
+pub mod refusal;
+pub mod trusted;

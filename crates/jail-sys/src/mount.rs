@@ -39,16 +39,18 @@ pub fn set_attributes(mount: BorrowedFd<'_>, set: u64, clear: u64, reach: Reach)
 /// As mount(2).
 pub fn make_all_private() -> Result<(), Errno> {
     // SAFETY: the strings are static; null stands for "none" as mount(2) allows for a change of propagation.
-    check(unsafe {
-        libc::mount(
-            std::ptr::null(),
-            c"/".as_ptr(),
-            std::ptr::null(),
-            libc::MS_REC | libc::MS_PRIVATE,
-            std::ptr::null(),
-        )
-    }
-    .into())
+    check(
+        unsafe {
+            libc::mount(
+                std::ptr::null(),
+                c"/".as_ptr(),
+                std::ptr::null(),
+                libc::MS_REC | libc::MS_PRIVATE,
+                std::ptr::null(),
+            )
+        }
+        .into(),
+    )
     .map(drop)
 }
 

@@ -105,7 +105,8 @@ pub fn close_from(first: u32) -> Result<(), Errno> {
 /// `EINVAL` or `ENOSYS` on an older kernel.
 pub fn cloexec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: setting a descriptor flag touches no memory.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
 }
 
 /// Puts a signal back to its default action.
@@ -177,8 +178,10 @@ pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
 pub fn new_session_keyring() -> Result<(), Errno> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name asks for an anonymous keyring.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    })
+    .map(drop)
 }
 
 /// Asks for `signal` when the parent dies (0: none). A change of uid clears it (prctl(2)).
