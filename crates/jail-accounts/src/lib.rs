@@ -12,4 +12,7 @@
 pub mod convention;
 mod fields;
 pub mod group;
+pub mod lock;
 pub mod passwd;
+pub mod replace;
+pub mod table;
