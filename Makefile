@@ -1,0 +1,107 @@
+# Jailwright: build, try, test, install. `make` alone lists what there is.
+#
+#   PREFIX   where it goes (/usr/local)        DESTDIR  put in front of every installed path (packagers)
+#   LIBC     gnu (default) or musl: the C library linked into the static jail-sh
+#   PROFILE  release (default) or dev: what `build` makes and `install` takes
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+LIBC    ?= gnu
+PROFILE ?= release
+
+CARGO      := tests/cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+HOST        = $(shell $(CARGO) -vV | sed -n 's/^host: //p')
+# jail-sh is linked statically: no loader and no NSS module in the privileged process. A --target keeps its flags away from
+# the procedural macros, which cannot be linked so; a target directory of its own keeps them away from everything else.
+STATIC_TARGET  = $(if $(filter musl,$(LIBC)),$(firstword $(subst -, ,$(HOST)))-unknown-linux-musl,$(HOST))
+STATIC_DIR    := $(TARGET_DIR)/static
+PROFILE_DIR   := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+BIN_DIR       ?= $(TARGET_DIR)/$(PROFILE_DIR)
+JAIL_SH       ?= $(STATIC_DIR)/$(STATIC_TARGET)/$(PROFILE_DIR)/jail-sh
+MAN_DIR       := $(TARGET_DIR)/man
+
+SBIN_PROGRAMS := $(basename $(notdir $(wildcard crates/jail-init/src/bin/*.rs))) jail-user
+BIN_PROGRAMS  := jail-run
+SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
+ETC            = $(DESTDIR)/etc/jailwright
+
+
+.PHONY: help build jail-sh probe static man demo test test-distros test-vm install uninstall bench fuzz lint fmt clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+build: jail-sh man ## build everything (jail-sh as a static program)
+	$(CARGO) build --locked --workspace --bins --exclude jail-probe --profile $(PROFILE)
+
+jail-sh: # the one set-uid program
+	CARGO_TARGET_$(subst -,_,$(shell echo $(STATIC_TARGET) | tr a-z A-Z))_RUSTFLAGS="-C target-feature=+crt-static" \
+	    $(CARGO) build --locked -p jail-sh --profile $(PROFILE) --target $(STATIC_TARGET) --target-dir $(STATIC_DIR)
+
+probe: # what the tests run inside a jail; static too
+	CARGO_TARGET_$(subst -,_,$(shell echo $(STATIC_TARGET) | tr a-z A-Z))_RUSTFLAGS="-C target-feature=+crt-static" \
+	    $(CARGO) build --locked -q -p jail-probe --release --target $(STATIC_TARGET) --target-dir $(STATIC_DIR)
+
+static: ## build jail-sh with musl instead: half the start-up (rustup target add …-linux-musl)
+	$(MAKE) jail-sh LIBC=musl
+
+man: # the man pages come from the programs' own --help
+	$(CARGO) run --locked -q -p xtask -- man $(MAN_DIR)
+
+demo: ## show what a process inside a jail can see; needs no root, changes nothing
+	@share/demo
+
+test: ## every test but the slow ones; as root also those with real logins
+	@tests/run
+
+test-distros: ## the sections' programs in a debootstrap'ed Debian 13 (slow, root)
+	@tests/distros
+
+test-vm: ## entry under a systemd host and older kernels in a VM (slow, root)
+	@tests/vm
+
+install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
+	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS) $(BIN_PROGRAMS)) $(JAIL_SH); do \
+	    [ -x $$p ] || { echo "make install: '$$p' is not built: run 'make build' first" >&2; exit 1; }; done
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(SHARE)
+	install -d -m 755 $(ETC) $(ETC)/profiles
+	install -m 755 $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(addprefix $(BIN_DIR)/,$(BIN_PROGRAMS)) $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(JAIL_SH) $(DESTDIR)$(PREFIX)/sbin/jail-sh
+	@# Only root can make it root's; a package built by anyone else sets owner and mode on its own.
+	@if [ "$$(id -u)" = 0 ]; then chown root:root $(DESTDIR)$(PREFIX)/sbin/jail-sh && chmod 4755 $(DESTDIR)$(PREFIX)/sbin/jail-sh; \
+	else echo "make install: not root, so '$(DESTDIR)$(PREFIX)/sbin/jail-sh' is not set-uid: chown root:root and chmod 4755 it" >&2; fi
+	@set -e; for d in profiles share/*; do \
+	    [ -d $$d ] || continue; to=$(SHARE)/$$(basename $$d); \
+	    (cd $$d && find . -type f) | while read -r f; do \
+	        mode=644; [ -x "$$d/$$f" ] && mode=755; install -D -m $$mode "$$d/$$f" "$$to/$$f"; done; done
+	@if [ -e share/jail-sh.toml ] && [ ! -e $(ETC)/jail-sh.toml ]; then install -m 644 share/jail-sh.toml $(ETC)/jail-sh.toml; fi
+	@set -e; for page in $(MAN_DIR)/*.[0-9]; do [ -e $$page ] || continue; \
+	    install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$(basename $$page); done
+
+uninstall: ## remove what install put there; refuses while an account has our shell
+	@users=$$([ -n "$(DESTDIR)" ] || awk -F: '$$7 == "$(PREFIX)/sbin/jail-sh" { print $$1 }' /etc/passwd); \
+	if [ -n "$$users" ]; then \
+	    echo "make uninstall: refused: these accounts could not log in any more, since $(PREFIX)/sbin/jail-sh is their shell. Release them first:" >&2; \
+	    for u in $$users; do echo "    $(PREFIX)/sbin/jail-user --release $$u" >&2; done; exit 4; fi
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,$(SBIN_PROGRAMS) jail-sh) $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(BIN_PROGRAMS))
+	rm -rf $(SHARE)
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man[18]/jail-*.[18]
+	@echo "kept: $(ETC) (your policy) and /var/lib/jailwright (what is known of your jails)"
+
+bench: ## compare with jailkit and bubblewrap in one run
+	@bench/run
+
+fuzz: ## fuzz every parser that meets hostile bytes for a minute each (nightly, cargo-fuzz)
+	@fuzz/run
+
+lint: ## what .ci/run checks before the tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: # write it as the linter wants it
+	$(CARGO) fmt --all
+
+clean: # remove what was built
+	$(CARGO) clean

@@ -1,0 +1,246 @@
+//! Accounts of the scratch host, and the ways into them.
+
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use crate::command::Run;
+use crate::pty::Pty;
+use crate::scratch::Scratch;
+use crate::sshd::Sshd;
+
+/// What an account's login leads into: the product, or what it is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Under {
+    /// No jail: /bin/bash on the host. What works here has to work in a jail.
+    Nothing,
+    /// Our jail-init, jail-user and jail-sh.
+    Ours,
+    /// Debian's jailkit.
+    Jailkit,
+    /// A login shell that is a script around bubblewrap, as hosting panels have.
+    Bubblewrap,
+}
+
+impl Under {
+    /// From `JAIL_UNDER_TEST`: none, ours (default), jailkit, bwrap.
+    #[must_use]
+    pub fn test() -> Under {
+        match std::env::var("JAIL_UNDER_TEST").as_deref() {
+            Err(_) | Ok("ours") => Under::Ours,
+            Ok("none") => Under::Nothing,
+            Ok("jailkit") => Under::Jailkit,
+            Ok("bwrap") => Under::Bubblewrap,
+            Ok(other) => panic!("JAIL_UNDER_TEST={other}: one of none, ours, jailkit, bwrap"),
+        }
+    }
+}
+
+/// An account with a key for [`Scratch::sshd`].
+pub struct User<'s> {
+    scratch: &'s Scratch,
+    /// Its name.
+    pub name: String,
+    /// Its uid and gid.
+    pub uid: u32,
+    /// Its home as the host sees it.
+    pub home: PathBuf,
+    /// Its home as it sees it itself.
+    pub inner_home: PathBuf,
+    /// Its jail, if it has one.
+    pub jail: Option<PathBuf>,
+}
+
+impl Scratch {
+    /// An ordinary account with /bin/bash, made by useradd.
+    #[track_caller]
+    pub fn plain_user(&self) -> User<'_> {
+        let uid = self.new_uid();
+        let name = format!("jw{uid}");
+        let home = PathBuf::from(format!("/home/{name}"));
+        Run::new("/usr/sbin/useradd")
+            .args(["--create-home", "--shell", "/bin/bash", "--user-group", "--uid", &uid.to_string(), &name])
+            .run()
+            .ok();
+        // '!' is "locked" to an sshd without PAM.
+        Run::new("/usr/sbin/usermod").args(["-p", "*", &name]).run().ok();
+        let user = User { scratch: self, name, uid, inner_home: home.clone(), home, jail: None };
+        user.accept_key(self.sshd());
+        user
+    }
+
+    /// An account inside a jail of its own with these sections (or outside any, if `JAIL_UNDER_TEST=none`).
+    #[track_caller]
+    pub fn jailed_user(&self, sections: &[&str]) -> User<'_> {
+        let user = self.plain_user();
+        if Under::test() == Under::Nothing {
+            return user;
+        }
+        let jail = self.jail(&format!("/srv/jail-{}", user.name), sections);
+        user.moved_into(&jail)
+    }
+
+    /// A jail made from sections.
+    #[track_caller]
+    pub fn jail(&self, at: &str, sections: &[&str]) -> PathBuf {
+        let jail = PathBuf::from(at);
+        match Under::test() {
+            Under::Nothing => std::fs::create_dir_all(&jail).expect("mkdir"),
+            Under::Ours => {
+                self.product().command("jail-init").arg("-j").arg(&jail).args(sections).run().ok();
+            }
+            Under::Jailkit => {
+                std::fs::create_dir_all(&jail).expect("mkdir");
+                let sections = sections.iter().filter(|s| !matches!(**s, "locale"));
+                Run::new("jk_init")
+                    .arg("-j")
+                    .arg(&jail)
+                    .args(sections)
+                    .args(["jk_lsh", "extendedshell"])
+                    .run()
+                    .ok();
+            }
+            Under::Bubblewrap => std::fs::create_dir_all(jail.join("home")).expect("mkdir"),
+        }
+        jail
+    }
+}
+
+impl<'s> User<'s> {
+    /// Lets the key of `sshd` in.
+    pub fn accept_key(&self, sshd: &Sshd) {
+        let dir = self.home.join(".ssh");
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        let file = dir.join("authorized_keys");
+        let keys = std::fs::read_to_string(&file).unwrap_or_default() + &sshd.public_key();
+        std::fs::write(&file, keys).expect("write");
+        for path in [&dir, &file] {
+            self.owns(path);
+        }
+    }
+
+    /// Moves the account, home and all, into a jail.
+    #[track_caller]
+    #[must_use]
+    pub fn moved_into(mut self, jail: &Path) -> User<'s> {
+        match Under::test() {
+            Under::Nothing => return self,
+            Under::Ours => {
+                let jail_user = self.scratch.product().command("jail-user");
+                jail_user.args(["-m", "-j"]).arg(jail).arg(&self.name).run().ok();
+            }
+            Under::Jailkit => {
+                Run::new("jk_jailuser")
+                    .args(["-n", "-m", "-s", "/bin/bash", "-j"])
+                    .arg(jail)
+                    .arg(&self.name)
+                    .run()
+                    .ok();
+                Run::new("/usr/sbin/usermod").args(["-s", "/usr/sbin/jk_chrootsh", &self.name]).run().ok();
+            }
+            Under::Bubblewrap => self.give_bubblewrap_shell(),
+        }
+        if Under::test() != Under::Bubblewrap {
+            self.home = jail.join(self.inner_home.strip_prefix("/").expect("absolute"));
+        }
+        self.jail = Some(jail.to_owned());
+        self
+    }
+
+    /// What hosting panels do: a script around bwrap as login shell.
+    fn give_bubblewrap_shell(&self) {
+        let script = "#!/bin/bash\nargs=(); [ $# -eq 0 ] && args=(-l)\n\
+             exec bwrap --unshare-all --die-with-parent --ro-bind /usr /usr --ro-bind /etc /etc --symlink usr/bin /bin \
+             --symlink usr/lib /lib --symlink usr/lib64 /lib64 --symlink usr/sbin /sbin --proc /proc --dev /dev --tmpfs /tmp \
+             --dir /run --bind \"$HOME\" \"$HOME\" --chdir \"$HOME\" /bin/bash \"${args[@]}\" \"$@\"\n";
+        std::fs::write("/usr/local/bin/bwrap-shell", script).expect("write");
+        Run::new("chmod").args(["755", "/usr/local/bin/bwrap-shell"]).run().ok();
+        Run::new("/usr/sbin/usermod").args(["-s", "/usr/local/bin/bwrap-shell", &self.name]).run().ok();
+    }
+
+    /// Gives the account a file or directory.
+    pub fn owns(&self, path: &Path) {
+        chown(path, Some(self.uid), Some(self.uid)).expect("chown");
+    }
+
+    /// Writes a file of the account's below its home.
+    #[track_caller]
+    pub fn writes(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.home.join(name);
+        std::fs::write(&path, content).expect("write");
+        self.owns(&path);
+        path
+    }
+
+    /// `user@jail`, the host's name in the client's configuration.
+    #[must_use]
+    pub fn at_host(&self) -> String {
+        format!("{}@jail", self.name)
+    }
+
+    /// `ssh user@jail COMMAND`, not yet run.
+    #[must_use]
+    pub fn ssh(&self, command: &str) -> Run {
+        self.sshd().client("ssh").arg(self.at_host()).arg(command)
+    }
+
+    /// `ssh -tt` on a terminal, a login. The terminal is dumb unless said otherwise, so that lines stay readable.
+    #[track_caller]
+    #[must_use]
+    pub fn terminal(&self) -> Pty {
+        self.terminal_of("dumb")
+    }
+
+    /// [`User::terminal`] with another kind of terminal.
+    #[track_caller]
+    #[must_use]
+    pub fn terminal_of(&self, term: &str) -> Pty {
+        let ssh = self.sshd().client("ssh").arg("-tt").arg(self.at_host()).env("TERM", term).into_command();
+        Pty::spawn(&ssh)
+    }
+
+    /// The sshd it logs in through.
+    #[must_use]
+    pub fn sshd(&self) -> &'s Sshd {
+        self.scratch.sshd()
+    }
+
+    /// The scratch host it lives on.
+    #[must_use]
+    pub fn scratch(&self) -> &'s Scratch {
+        self.scratch
+    }
+
+    /// Processes of the account, as the host sees them: pid and command line.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        processes_of(self.uid)
+    }
+
+    /// Runs a program as the account, outside any jail: what a neighbour on the host with the same uid could do.
+    #[must_use]
+    pub fn outside(&self, program: &str) -> Run {
+        let id = self.uid.to_string();
+        Run::new("setpriv").args(["--reuid", &id, "--regid", &id, "--clear-groups", program])
+    }
+}
+
+/// Living processes with this real uid: pid and command line.
+#[must_use]
+pub fn processes_of(uid: u32) -> Vec<(u32, String)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            let field = |name: &str| {
+                status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned())
+            };
+            let real: u32 = field("Uid:")?.split_whitespace().next()?.parse().ok()?;
+            if real != uid || field("State:")?.starts_with('Z') {
+                return None;
+            }
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            Some((pid, String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned()))
+        })
+        .collect()
+}

@@ -1,0 +1,11 @@
+//! Logins over a real sshd: everything that works for a plain account has to work for a jailed one.
+//!
+//! `JAIL_UNDER_TEST=none` runs the same tests against plain accounts with /bin/bash: the control.
+
+mod command;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jailwright_tests::suite(&[command::TESTS])
+}
