@@ -1,0 +1,490 @@
+//! Plays through what the loader does for one program: glibc's `_dl_map_object_deps` and `_dl_map_object`
+//! (elf/dl-deps.c, elf/dl-load.c), musl's `load_deps` and `load_library`, as far as file names go.
+//!
+//! Left out on purpose: the environment (LD_LIBRARY_PATH, LD_PRELOAD: they are the caller's, not the program's),
+//! directories relative to the working directory, and the `tls`/`haswell` subdirectories that glibc dropped in 2.37.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::loader::{self, Family, Loader};
+use super::tokens::Tokens;
+use super::{Content, Need, NeedKind, Needs, Object, Resolver, Unmet, Why};
+use crate::elf::{Abi, Dependency, DependencyTag, Elf};
+
+/// More libraries than any program loads; a hostile tree may hold a longer chain.
+const MAX_OBJECTS: usize = 8192;
+
+/// Fill in what `program` needs.
+pub(super) fn play(resolver: &mut Resolver<'_>, program: &Rc<Object>, needs: &mut Needs) {
+    let Content::Elf { abi, elf, .. } = &program.content else { return };
+    if elf.interpreter.is_none() && elf.dependencies.is_empty() && elf.dlopen.is_empty() {
+        return;
+    }
+    let interpreter = match &elf.interpreter {
+        Some(name) => name.clone(),
+        None => likely_interpreter(resolver, *abi, elf),
+    };
+    let loader = resolver.loader(&interpreter, *abi);
+    let mut process = Process {
+        resolver,
+        loader,
+        abi: *abi,
+        loaded: Vec::new(),
+        names: HashMap::new(),
+        inodes: HashMap::new(),
+    };
+    process.start(program, elf, needs);
+    process.load_dependencies(0, needs);
+    let required = process.loaded.len();
+    process.load_variants(required, needs);
+    process.load_optional(required, needs);
+    process.note_configuration(needs);
+}
+
+/// A library has no PT_INTERP: whoever loads it has. Take the machine's usual loader, or musl's if it asks for musl.
+fn likely_interpreter(resolver: &mut Resolver<'_>, abi: Abi, elf: &Elf) -> Vec<u8> {
+    let wants_musl = elf.dependencies.iter().any(|d| {
+        d.name == b"libc.so" || d.name.starts_with(b"libc.musl-") || d.name.starts_with(b"ld-musl-")
+    });
+    let musl = loader::musl_interpreter(abi).filter(|_| wants_musl);
+    let glibc = loader::default_interpreter(abi);
+    let there = |r: &mut Resolver<'_>, path: &str| r.object(Path::new(path)).is_ok_and(|o| o.is_some());
+    match musl {
+        Some(path) if there(resolver, path) => path.as_bytes().to_vec(),
+        _ => glibc.unwrap_or_default().as_bytes().to_vec(),
+    }
+}
+
+/// A file mapped into the process.
+struct Loaded {
+    object: Rc<Object>,
+    elf: Rc<Elf>,
+    /// Who caused it to be loaded; none for the program and its loader.
+    asked_by: Option<usize>,
+    /// How it is needed, and so what it needs in turn.
+    kind: NeedKind,
+    rpath: Rc<[PathBuf]>,
+    runpath: Rc<[PathBuf]>,
+}
+
+struct Process<'r, 'h> {
+    resolver: &'r mut Resolver<'h>,
+    loader: Rc<Loader>,
+    abi: Abi,
+    loaded: Vec<Loaded>,
+    /// Names under which something is loaded already: a second search for one never happens.
+    names: HashMap<Vec<u8>, usize>,
+    inodes: HashMap<(u64, u64), usize>,
+}
+
+/// What a search gave.
+#[derive(Clone, Debug)]
+pub(super) struct Hit {
+    object: Rc<Object>,
+    /// The same library for newer processors.
+    variants: Vec<Rc<Object>>,
+    only_by_cache: bool,
+}
+
+/// A search's end: found, not found (Ok(None)), or stopped by a file that is no library.
+pub(super) type Search = Result<Option<Hit>, Why>;
+
+impl Process<'_, '_> {
+    fn start(&mut self, program: &Rc<Object>, elf: &Rc<Elf>, needs: &mut Needs) {
+        // The kernel tells the program its own real place; a library's place is the path it was opened by.
+        let origin = program.real.parent().unwrap_or(Path::new("/")).to_path_buf();
+        self.push(program.clone(), elf.clone(), None, NeedKind::Library, &origin);
+        if self.loader.family == Family::Glibc {
+            if let Some(soname) = &elf.soname {
+                self.names.insert(soname.clone(), 0);
+            }
+        }
+        if let Some(interpreter) = &elf.interpreter {
+            self.load_interpreter(program, interpreter, needs);
+        }
+    }
+
+    fn load_interpreter(&mut self, program: &Rc<Object>, name: &[u8], needs: &mut Needs) {
+        let kind = NeedKind::Interpreter;
+        let path = Path::new(OsStr::from_bytes(name));
+        let unmet = |why| Unmet { name: name.into(), needed_by: program.path.clone(), kind, why };
+        if !path.is_absolute() {
+            needs.unmet.push(unmet(Why::Relative));
+            return;
+        }
+        match self.accept(path) {
+            Ok(Some(object)) => {
+                let Content::Elf { elf, .. } = object.content.clone() else { return };
+                let soname = elf.soname.clone();
+                let need = need(&object, name, &program.path, kind, false);
+                needs.needs.push(need);
+                let index = self.push(object, elf, None, kind, Path::new("/"));
+                self.names.insert(name.to_vec(), index);
+                if let (Some(soname), Family::Glibc) = (soname, self.loader.family) {
+                    self.names.insert(soname, index);
+                }
+            }
+            Ok(None) => needs.unmet.push(unmet(Why::NotFound { searched: Vec::new() })),
+            Err(why) => needs.unmet.push(unmet(why)),
+        }
+    }
+
+    fn push(
+        &mut self,
+        object: Rc<Object>,
+        elf: Rc<Elf>,
+        asked_by: Option<usize>,
+        kind: NeedKind,
+        origin: &Path,
+    ) -> usize {
+        let index = self.loaded.len();
+        let musl = self.loader.family == Family::Musl;
+        let tokens =
+            Tokens { origin, lib: &self.loader.lib, platforms: self.loader.platforms, origin_only: musl };
+        let expand = |path: &Option<Vec<u8>>| -> Rc<[PathBuf]> {
+            path.as_deref().map(|p| tokens.directories(p)).unwrap_or_default().into()
+        };
+        let (rpath, runpath) = (expand(&elf.rpath), expand(&elf.runpath));
+        self.inodes.entry(object.inode).or_insert(index);
+        self.loaded.push(Loaded { object, elf, asked_by, kind, rpath, runpath });
+        index
+    }
+
+    /// Breadth first from `from` on: what each asks for, and what that asks for.
+    fn load_dependencies(&mut self, from: usize, needs: &mut Needs) {
+        let mut index = from;
+        while index < self.loaded.len() {
+            let elf = self.loaded[index].elf.clone();
+            for dependency in &elf.dependencies {
+                self.load(index, dependency, self.loaded[index].kind, needs);
+            }
+            index += 1;
+        }
+    }
+
+    /// One dependency of one file.
+    fn load(&mut self, asker: usize, dependency: &Dependency, asker_kind: NeedKind, needs: &mut Needs) {
+        let name = &dependency.name;
+        if self.is_loaded(name) || self.loaded.len() >= MAX_OBJECTS {
+            return;
+        }
+        let kind = match asker_kind {
+            NeedKind::HwcapsVariant | NeedKind::OptionalDlopen => asker_kind,
+            _ => NeedKind::Library,
+        };
+        let needed_by = self.loaded[asker].object.path.clone();
+        let why = match self.search(asker, name) {
+            Ok(Some(hit)) => return self.take(asker, name, kind, hit, &needed_by, needs),
+            Ok(None) => Why::NotFound { searched: self.search_path(asker, name) },
+            Err(why) => why,
+        };
+        let unmet = Unmet { name: name.as_slice().into(), needed_by, kind, why };
+        if kind.is_optional() || dependency.tag == DependencyTag::Auxiliary {
+            needs.absent.push(unmet);
+        } else {
+            needs.unmet.push(unmet);
+        }
+    }
+
+    fn take(
+        &mut self,
+        asker: usize,
+        name: &[u8],
+        kind: NeedKind,
+        hit: Hit,
+        needed_by: &Arc<Path>,
+        needs: &mut Needs,
+    ) {
+        let Hit { object, variants, only_by_cache } = hit;
+        if let Some(index) = self.inodes.get(&object.inode) {
+            // The same file by another name: glibc keeps both names, musl too.
+            self.names.insert(name.to_vec(), *index);
+            return;
+        }
+        let Content::Elf { elf, .. } = &object.content else { return };
+        needs.needs.push(need(&object, name, needed_by, kind, only_by_cache));
+        for variant in variants {
+            if !needs.needs.iter().any(|n| n.path == variant.path) {
+                needs.needs.push(need(&variant, name, needed_by, NeedKind::HwcapsVariant, only_by_cache));
+            }
+        }
+        let origin = object.path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let (elf, path) = (elf.clone(), object.path.clone());
+        let index = self.push(object, elf.clone(), Some(asker), kind, &origin);
+        self.names.insert(name.to_vec(), index);
+        if self.loader.family == Family::Glibc {
+            self.names.entry(path.as_os_str().as_bytes().to_vec()).or_insert(index);
+            if let Some(soname) = &elf.soname {
+                self.names.entry(soname.clone()).or_insert(index);
+            }
+        }
+    }
+
+    fn is_loaded(&self, name: &[u8]) -> bool {
+        self.names.contains_key(name) || (self.loader.family == Family::Musl && musl_is(name))
+    }
+
+    /// What variants for newer processors need beyond what the base library needs.
+    fn load_variants(&mut self, required: usize, needs: &mut Needs) {
+        let variants: Vec<Need> =
+            needs.needs.iter().filter(|n| n.kind == NeedKind::HwcapsVariant).cloned().collect();
+        for variant in variants {
+            let Ok(Some(object)) = self.accept(&variant.path) else { continue };
+            let Content::Elf { elf, .. } = object.content.clone() else { continue };
+            // It stands in the place of the base library: same asker, so same inherited paths.
+            let asker = (0..required).find(|i| self.loaded[*i].object.path == variant.needed_by);
+            let origin = object.path.parent().unwrap_or(Path::new("/")).to_path_buf();
+            self.push(object, elf, asker, NeedKind::HwcapsVariant, &origin);
+        }
+        self.load_dependencies(required, needs);
+    }
+
+    /// What the files say they may dlopen, and what that needs.
+    fn load_optional(&mut self, required: usize, needs: &mut Needs) {
+        let from = self.loaded.len();
+        for asker in 0..required {
+            let elf = self.loaded[asker].elf.clone();
+            for note in &elf.dlopen {
+                for soname in &note.soname {
+                    let dependency =
+                        Dependency { name: soname.as_bytes().to_vec(), tag: DependencyTag::Auxiliary };
+                    self.load(asker, &dependency, NeedKind::OptionalDlopen, needs);
+                }
+            }
+        }
+        self.load_dependencies(from, needs);
+    }
+
+    fn note_configuration(&mut self, needs: &mut Needs) {
+        let by_cache = needs.needs.iter().any(|n| n.only_by_cache);
+        let config = match &self.loader.config {
+            Some(config) => config.clone(),
+            None if by_cache => PathBuf::from("/etc/ld.so.cache"),
+            None => return,
+        };
+        let Ok(Some(object)) = self.resolver.object(&config) else { return };
+        let program = needs.program.clone();
+        needs.needs.push(need(&object, b"", &program, NeedKind::CacheOrConfig, false));
+    }
+
+    fn search(&mut self, asker: usize, name: &[u8]) -> Search {
+        if name.contains(&b'/') {
+            return self.search_path_name(asker, name);
+        }
+        for dirs in self.run_paths(asker) {
+            if let Some(hit) = self.search_directories(&dirs, name)? {
+                return Ok(Some(hit));
+            }
+        }
+        self.search_defaults(self.loaded[asker].elf.nodeflib, name)
+    }
+
+    /// Run paths in the order in which they are searched for what `asker` asks.
+    fn run_paths(&self, asker: usize) -> Vec<Rc<[PathBuf]>> {
+        let mut paths = Vec::new();
+        let mut ancestor = Some(asker);
+        let mut did_program = false;
+        let own = &self.loaded[asker];
+        if self.loader.family == Family::Musl {
+            while let Some(index) = ancestor {
+                let loaded = &self.loaded[index];
+                paths
+                    .push(if loaded.elf.runpath.is_some() { &loaded.runpath } else { &loaded.rpath }.clone());
+                ancestor = loaded.asked_by;
+            }
+            return paths;
+        }
+        if own.elf.runpath.is_none() {
+            while let Some(index) = ancestor {
+                paths.push(self.loaded[index].rpath.clone());
+                did_program |= index == 0;
+                ancestor = self.loaded[index].asked_by;
+            }
+            if !did_program {
+                paths.push(self.loaded[0].rpath.clone());
+            }
+        }
+        paths.push(own.runpath.clone());
+        paths.retain(|p| !p.is_empty());
+        paths
+    }
+
+    /// A DT_NEEDED with a slash is the path itself.
+    fn search_path_name(&mut self, asker: usize, name: &[u8]) -> Search {
+        let musl = self.loader.family == Family::Musl;
+        let object = self.loaded[asker].object.clone();
+        let place = if asker == 0 { &object.real } else { &object.path };
+        let loader = self.loader.clone();
+        let tokens = Tokens {
+            origin: place.parent().unwrap_or(Path::new("/")),
+            lib: &loader.lib,
+            platforms: loader.platforms,
+            origin_only: musl,
+        };
+        let paths = if musl { vec![PathBuf::from(OsStr::from_bytes(name))] } else { tokens.expand(name) };
+        for path in paths {
+            if !path.is_absolute() {
+                return Err(Why::Relative);
+            }
+            if let Some(object) = self.accept(&path)? {
+                return Ok(Some(Hit { object, variants: Vec::new(), only_by_cache: false }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Directory by directory; in each, variants for newer processors come before the plain file.
+    fn search_directories(&mut self, dirs: &[PathBuf], name: &[u8]) -> Search {
+        let name = OsStr::from_bytes(name);
+        let mut variants = Vec::new();
+        for dir in dirs {
+            if !self.resolver.is_directory(dir) {
+                continue;
+            }
+            if self.loader.family == Family::Glibc {
+                for sub in self.resolver.hwcaps_of(dir).iter() {
+                    variants.extend(self.accept(&sub.join(name))?);
+                }
+            }
+            if let Some(object) = self.accept(&dir.join(name))? {
+                return Ok(Some(Hit { object, variants, only_by_cache: false }));
+            }
+        }
+        // Only variants: the one for the oldest processor has to do for the base.
+        Ok(variants.pop().map(|object| Hit { object, variants, only_by_cache: false }))
+    }
+
+    /// ld.so.cache and the loader's own directories: the same answer for every asker, so it is remembered.
+    fn search_defaults(&mut self, nodeflib: bool, name: &[u8]) -> Search {
+        let loader = self.loader.clone();
+        if let Some(known) = loader.remembered(name, nodeflib) {
+            return known;
+        }
+        let found = self.search_defaults_afresh(&loader, nodeflib, name);
+        loader.remember(name, nodeflib, found.clone());
+        found
+    }
+
+    fn search_defaults_afresh(&mut self, loader: &Loader, nodeflib: bool, name: &[u8]) -> Search {
+        if loader.family == Family::Glibc {
+            if let Some(hit) = self.search_cache(loader, nodeflib, name)? {
+                return Ok(Some(hit));
+            }
+            if nodeflib {
+                return Ok(None);
+            }
+        }
+        self.search_directories(&loader.directories, name)
+    }
+
+    fn search_cache(&mut self, loader: &Loader, nodeflib: bool, name: &[u8]) -> Search {
+        let Some(lines) = self.resolver.ld_cache().map(|cache| cache.get(name)) else { return Ok(None) };
+        let mut base = None;
+        let mut variants = Vec::new();
+        for line in lines.iter() {
+            let path = Path::new(OsStr::from_bytes(&line.path));
+            let in_default = || loader.directories.iter().any(|dir| path.starts_with(dir));
+            let fits = loader.cache_flags.is_none_or(|flags| flags == line.flags);
+            if !fits || !path.is_absolute() || (nodeflib && in_default()) {
+                continue;
+            }
+            match &line.hwcap {
+                Some(_) => variants.extend(self.accept(path)?),
+                None if base.is_none() => base = self.accept(path)?,
+                None => {}
+            }
+        }
+        let Some(object) = base.or_else(|| variants.pop()) else { return Ok(None) };
+        let only_by_cache = !self.is_in_directories(&loader.directories, &object);
+        Ok(Some(Hit { object, variants, only_by_cache }))
+    }
+
+    /// Whether the loader would come to the same file by its own directories, were there no cache.
+    fn is_in_directories(&mut self, dirs: &[PathBuf], object: &Object) -> bool {
+        let Some(name) = object.path.file_name() else { return false };
+        if dirs.iter().any(|dir| object.path.parent() == Some(dir)) {
+            return true;
+        }
+        dirs.iter().any(|dir| {
+            let other = self.resolver.object(&dir.join(name));
+            other.is_ok_and(|o| o.is_some_and(|o| o.inode == object.inode))
+        })
+    }
+
+    /// `open_verify`: take the file, pass over it (None), or stop the search.
+    fn accept(&mut self, path: &Path) -> Result<Option<Rc<Object>>, Why> {
+        let object = match self.resolver.object(path) {
+            Ok(Some(object)) => object,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                return Err(Why::Broken { path: path.into(), fault: format!("not readable ({error})") });
+            }
+        };
+        // glibc passes over libraries of another class or machine; musl takes what it can open, and fails.
+        let passes_over = |abi: Abi| self.loader.family == Family::Glibc && abi != self.abi;
+        let fault = match &object.content {
+            Content::Elf { abi, .. } | Content::BrokenElf { abi: Some(abi), .. } if passes_over(*abi) => {
+                return Ok(None);
+            }
+            Content::Elf { abi, .. } if *abi != self.abi => "a library for another machine",
+            Content::Elf { refused: Some(fault), .. } => fault,
+            Content::Elf { loadable: false, .. } => "neither a program nor a shared library",
+            Content::Elf { .. } => return Ok(Some(object)),
+            Content::BrokenElf { fault, .. } | Content::Unreadable { fault } => fault,
+            Content::Script { .. } | Content::Data => "not an ELF file",
+        };
+        Err(Why::Broken { path: object.path.clone(), fault: fault.to_string() })
+    }
+
+    /// For a message: where a missing library was looked for.
+    fn search_path(&self, asker: usize, name: &[u8]) -> Vec<PathBuf> {
+        if name.contains(&b'/') {
+            return Vec::new();
+        }
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        let defaults: &[PathBuf] =
+            if self.loaded[asker].elf.nodeflib { &[] } else { &self.loader.directories };
+        let run_paths = self.run_paths(asker);
+        for dir in run_paths.iter().flat_map(|p| p.iter()).chain(defaults) {
+            if !dirs.contains(dir) {
+                dirs.push(dir.clone());
+            }
+        }
+        dirs
+    }
+}
+
+fn need(object: &Object, soname: &[u8], needed_by: &Arc<Path>, kind: NeedKind, only_by_cache: bool) -> Need {
+    Need {
+        path: object.path.clone(),
+        real: object.real.clone(),
+        soname: soname.into(),
+        needed_by: needed_by.clone(),
+        kind,
+        only_by_cache,
+    }
+}
+
+/// Names that musl's loader answers with itself, whatever files there are: `libc.so`, `libm.so.6`, ….
+fn musl_is(name: &[u8]) -> bool {
+    let Some(rest) = name.strip_prefix(b"lib") else { return false };
+    let reserved: [&[u8]; 7] = [b"c.", b"pthread.", b"rt.", b"m.", b"dl.", b"util.", b"xnet."];
+    reserved.iter().any(|part| rest.starts_with(part))
+}
+
+impl Resolver<'_> {
+    fn loader(&mut self, interpreter: &[u8], abi: Abi) -> Rc<Loader> {
+        let key = (interpreter.to_vec(), abi);
+        if let Some(known) = self.loaders.get(&key) {
+            return known.clone();
+        }
+        let loader = Rc::new(Loader::read(self, interpreter, abi));
+        self.loaders.insert(key, loader.clone());
+        loader
+    }
+}
