@@ -4,19 +4,24 @@
 //! /usr/local lie overlays, /home, /srv, /run, /tmp, /dev and /var/lib/jailwright are tmpfs. Processes, mounts,
 //! accounts, sockets and files end with the last process of the suite, also when it is killed.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::{Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, mount, mount_bind};
 
 use crate::command::Run;
 use crate::product::{self, Product};
+use crate::runner::lock;
 use crate::sshd::Sshd;
 use crate::syslog::Syslog;
+
+/// The administrator's policy.
+pub const POLICY: &str = "/etc/jailwright/jail-sh.toml";
 
 /// Says to a suite that it is inside, and which uids are its own.
 const INSIDE: &str = "JAILWRIGHT_SCRATCH";
@@ -54,6 +59,8 @@ pub struct Scratch {
     product: OnceLock<Product>,
     sshd: OnceLock<Sshd>,
     syslog: Syslog,
+    policy: Mutex<()>,
+    jails: Mutex<BTreeMap<String, PathBuf>>,
     first_uid: u32,
     next_uid: AtomicU32,
 }
@@ -96,6 +103,8 @@ impl Scratch {
             product: OnceLock::new(),
             sshd: OnceLock::new(),
             syslog: Syslog::listen(),
+            policy: Mutex::new(()),
+            jails: Mutex::new(BTreeMap::new()),
             first_uid,
             next_uid: AtomicU32::new(first_uid),
         }
@@ -104,6 +113,13 @@ impl Scratch {
     /// The product, installed by `make install` at the first call.
     pub fn product(&self) -> &Product {
         self.product.get_or_init(Product::install)
+    }
+
+    /// The jail that all tests share which ask for these sections; made at the first call.
+    pub(crate) fn shared_jail(&self, sections: &[&str]) -> PathBuf {
+        let mut jails = lock(&self.jails);
+        let at = format!("/srv/{}", sections.join("-"));
+        jails.entry(at.clone()).or_insert_with(|| self.jail(&at, sections)).clone()
     }
 
     /// sshd with Debian's usual settings, started at the first call.
@@ -116,7 +132,16 @@ impl Scratch {
         &self.syslog
     }
 
-    /// A uid and a user name that nobody else has.
+    /// Adds to the administrator's policy, in one rename as an editor does.
+    pub fn add_policy(&self, text: &str) {
+        let _one_at_a_time = lock(&self.policy);
+        self.product();
+        let old = std::fs::read_to_string(POLICY).unwrap_or_default();
+        std::fs::write(format!("{POLICY}.new"), old + "\n" + text).expect("write");
+        std::fs::rename(format!("{POLICY}.new"), POLICY).expect("rename");
+    }
+
+    /// A uid that nobody else has.
     pub(crate) fn new_uid(&self) -> u32 {
         let uid = self.next_uid.fetch_add(1, Ordering::Relaxed);
         assert!(uid < self.first_uid + 200, "a suite has 200 users at most");

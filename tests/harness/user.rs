@@ -68,14 +68,14 @@ impl Scratch {
         user
     }
 
-    /// An account inside a jail of its own with these sections (or outside any, if `JAIL_UNDER_TEST=none`).
+    /// An account inside a jail with these sections (or outside any, if `JAIL_UNDER_TEST=none`).
     #[track_caller]
     pub fn jailed_user(&self, sections: &[&str]) -> User<'_> {
         let user = self.plain_user();
         if Under::test() == Under::Nothing {
             return user;
         }
-        let jail = self.jail(&format!("/srv/jail-{}", user.name), sections);
+        let jail = self.shared_jail(sections);
         user.moved_into(&jail)
     }
 
