@@ -20,6 +20,7 @@ PROFILE_DIR   := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BIN_DIR       ?= $(TARGET_DIR)/$(PROFILE_DIR)
 JAIL_SH       ?= $(STATIC_DIR)/$(STATIC_TARGET)/$(PROFILE_DIR)/jail-sh
 MAN_DIR       := $(TARGET_DIR)/man
+COMPLETIONS_DIR := $(TARGET_DIR)/completions
 
 SBIN_PROGRAMS := $(basename $(notdir $(wildcard crates/jail-init/src/bin/*.rs))) jail-user
 BIN_PROGRAMS  := jail-run
@@ -46,8 +47,9 @@ probe: # what the tests run inside a jail; static too
 static: ## build jail-sh with musl instead: half the start-up (rustup target add …-linux-musl)
 	$(MAKE) jail-sh LIBC=musl
 
-man: # the man pages come from the programs' own --help
+man: # man pages and completions come from the programs' own definitions of their flags
 	$(CARGO) run --locked -q -p xtask -- man $(MAN_DIR)
+	$(CARGO) run --locked -q -p xtask -- completions $(COMPLETIONS_DIR)
 
 demo: ## show what a process inside a jail can see; needs no root, changes nothing
 	@share/demo
@@ -79,6 +81,12 @@ install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
 	@if [ -e share/jail-sh.toml ] && [ ! -e $(ETC)/jail-sh.toml ]; then install -m 644 share/jail-sh.toml $(ETC)/jail-sh.toml; fi
 	@set -e; for page in $(MAN_DIR)/*.[0-9]; do [ -e $$page ] || continue; \
 	    install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$(basename $$page); done
+	@set -e; cd $(COMPLETIONS_DIR) 2>/dev/null || exit 0; for f in bash/*.bash zsh/_* fish/*.fish; do [ -e $$f ] || continue; \
+	    case $$f in \
+	        bash/*) to=bash-completion/completions/$$(basename $$f .bash);; \
+	        zsh/*) to=zsh/site-functions/$$(basename $$f);; \
+	        *) to=fish/vendor_completions.d/$$(basename $$f);; esac; \
+	    install -D -m 644 $$f $(abspath $(DESTDIR)$(PREFIX))/share/$$to; done
 
 uninstall: ## remove what install put there; refuses while an account has our shell
 	@users=$$([ -n "$(DESTDIR)" ] || awk -F: '$$7 == "$(PREFIX)/sbin/jail-sh" { print $$1 }' /etc/passwd); \
@@ -87,10 +95,13 @@ uninstall: ## remove what install put there; refuses while an account has our sh
 	    for u in $$users; do echo "    $(PREFIX)/sbin/jail-user --release $$u" >&2; done; exit 4; fi
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,$(SBIN_PROGRAMS) jail-sh) $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(BIN_PROGRAMS))
 	rm -rf $(SHARE)
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man[18]/jail-*.[18]
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man[158]/jail-*.[158] $(DESTDIR)$(PREFIX)/share/man/man5/jailwright-section.5
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/bash-completion/completions/,$(SBIN_PROGRAMS) $(BIN_PROGRAMS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_,$(SBIN_PROGRAMS) $(BIN_PROGRAMS))
+	rm -f $(patsubst %,$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/%.fish,$(SBIN_PROGRAMS) $(BIN_PROGRAMS))
 	@echo "kept: $(ETC) (your policy) and /var/lib/jailwright (what is known of your jails)"
 
-bench: ## compare with jailkit and bubblewrap in one run
+bench: build ## compare with jailkit and bubblewrap in one run
 	@bench/run
 
 fuzz: ## fuzz every parser that meets hostile bytes for a minute each (nightly, cargo-fuzz)

@@ -22,18 +22,14 @@ class Refused(Exception):
 
 
 def find_program(root, build, name):
-    """The freshest place cargo may have put a program of this build, or None."""
-    target = root / "target"
-    places = {
-        "musl": [target / f"{os.uname().machine}-unknown-linux-musl" / "release"],
-        "glibc": [target / f"{os.uname().machine}-unknown-linux-gnu" / "release", target / "release"],
-        "debug": [target / "debug"],
-    }[build]
-    # Only the tools on the entry path have a musl build that counts; the others are the default one.
-    if build == "musl" and name not in ("jail-sh", "jail-run"):
-        places += [target / "release"]
-    found = [p / name for p in places if (p / name).is_file()]
-    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+    """Where `make build` (or `make static`, or cargo alone) puts a program, or None."""
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
+    profile = "debug" if build == "debug" else "release"
+    libc = "musl" if build == "musl" else "gnu"
+    place = target / profile / name
+    if name == "jail-sh":
+        place = target / "static" / f"{os.uname().machine}-unknown-linux-{libc}" / profile / name
+    return place if place.is_file() else None
 
 
 def stage(root, scratch, build):
@@ -47,7 +43,7 @@ def stage(root, scratch, build):
         source = find_program(root, build, name)
         if source:
             shutil.copy(source, tools / name)
-            found[name] = str(source.relative_to(root))
+            found[name] = os.path.relpath(source, root)
     if "jail-sh" in found:
         (tools / "jail-sh").chmod(0o4755)
     return tools, found

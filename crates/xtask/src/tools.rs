@@ -1,0 +1,18 @@
+//! The programs that define their flags with clap, and the section of the manual each belongs to.
+
+use clap::Command;
+
+/// One program.
+pub(crate) struct Tool {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The manual's section: 1 for anyone's, 8 for the administrator's.
+    pub(crate) section: &'static str,
+    /// Its flags.
+    pub(crate) command: Command,
+}
+
+/// Every program with a page of its own.
+pub(crate) fn all() -> Vec<Tool> {
+    Vec::new()
+}
