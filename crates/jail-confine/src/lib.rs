@@ -19,4 +19,5 @@
 pub mod log;
 pub mod policy;
 pub mod refusal;
+pub mod seccomp;
 pub mod trusted;

@@ -14,6 +14,8 @@ pub mod net;
 #[allow(unsafe_code)]
 pub mod process;
 #[allow(unsafe_code)]
+pub mod seccomp;
+#[allow(unsafe_code)]
 pub mod tty;
 
 pub use rustix::io::Errno;

@@ -1,0 +1,32 @@
+//! seccomp: from Docker's profile format to a filter program, with a floor under every profile.
+//!
+//! [`Source::profile`] reads a profile (JSON of Docker, OCI or containers-common), [`compile`] makes a BPF program of it
+//! and [`Program::load`] hands that to the kernel. The compiler is our own: a graph of tests shared where it is equal
+//! (`dag`), one balanced search over system call numbers, and an emitter that writes back to front (`emit`).
+//! It is held against libseccomp in tests.
+
+mod action;
+mod arch;
+mod builtin;
+pub mod caps;
+mod compile;
+mod dag;
+mod emit;
+mod errno;
+mod error;
+mod floor;
+mod names;
+mod profile;
+mod program;
+mod table;
+
+pub use action::{Action, Verdict};
+pub use arch::{Arch, X32_BIT};
+pub use builtin::{Builtin, Source};
+pub use compile::{ExecPointers, Note, Settings, Violation, compile};
+pub use error::Error;
+pub use floor::{PortFilter, UnsafeItem};
+pub use jail_sys::seccomp::Flags;
+pub use names::Name;
+pub use profile::{Profile, parse};
+pub use program::{Defect, Program, SeccompData};
