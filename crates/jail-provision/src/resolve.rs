@@ -51,7 +51,7 @@ impl NeedKind {
 }
 
 /// One file that a program needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Need {
     /// The path as the loader opens it; may be, or lead through, symbolic links.
     pub path: Arc<Path>,
@@ -65,6 +65,13 @@ pub struct Need {
     pub kind: NeedKind,
     /// Found in `ld.so.cache` and nowhere else: the jail needs a cache (or configuration) that names its directory.
     pub only_by_cache: bool,
+}
+
+impl fmt::Debug for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, soname, needed_by, kind, .. } = self;
+        write!(f, "{kind:?} {path:?} ({}) <- {needed_by:?}", String::from_utf8_lossy(soname))
+    }
 }
 
 /// Something needed that cannot be had.
@@ -146,6 +153,8 @@ pub struct Needs {
     pub unmet: Vec<Unmet>,
     /// Optional needs that are not there.
     pub absent: Vec<Unmet>,
+    /// It finds libraries by `$ORIGIN`, which glibc reads from `/proc/self/exe`: without a `/proc` it will not start.
+    pub uses_proc: bool,
 }
 
 impl Needs {
@@ -248,7 +257,7 @@ pub struct Resolver<'h> {
     done: HashMap<PathBuf, Rc<Needs>>,
 }
 
-/// The kernel gives up at the fifth script in a row.
+/// So many scripts in a row the kernel follows.
 const MAX_SCRIPTS: usize = 5;
 const MAX_CACHE: usize = 32 << 20;
 
@@ -302,6 +311,7 @@ impl<'h> Resolver<'h> {
             needs: Vec::new(),
             unmet: Vec::new(),
             absent: Vec::new(),
+            uses_proc: false,
         };
         match &object.content {
             Content::Data | Content::Elf { loadable: false, .. } => {}
@@ -354,7 +364,7 @@ impl<'h> Resolver<'h> {
         let path = Path::new(OsStr::from_bytes(path));
         let why = if !path.is_absolute() {
             Some(Why::Relative)
-        } else if depth + 1 >= MAX_SCRIPTS {
+        } else if depth + 1 > MAX_SCRIPTS {
             Some(Why::TooDeep)
         } else {
             None
@@ -377,6 +387,7 @@ impl<'h> Resolver<'h> {
                 needs.needs.extend(all.filter(|n| seen.insert(n.path.clone())));
                 needs.unmet.extend(inner.unmet.iter().cloned());
                 needs.absent.extend(inner.absent.iter().cloned());
+                needs.uses_proc |= inner.uses_proc;
             }
             Err(error) => {
                 let why = match error {

@@ -10,6 +10,7 @@ use goblin::elf::header as em;
 
 use super::Resolver;
 use super::process::Search;
+use super::tokens::SearchDir;
 use crate::elf::Abi;
 use crate::host::Host;
 
@@ -25,7 +26,7 @@ pub(super) enum Family {
 pub(super) struct Loader {
     pub(super) family: Family,
     /// Directories searched last.
-    pub(super) directories: Vec<PathBuf>,
+    pub(super) directories: Vec<SearchDir>,
     /// What `$LIB` stands for.
     pub(super) lib: Vec<u8>,
     /// What `$PLATFORM` may stand for.
@@ -58,7 +59,7 @@ impl Loader {
         Self {
             family: Family::Glibc,
             lib: lib.strip_prefix(b"/").unwrap_or(lib).to_vec(),
-            directories,
+            directories: directories.into_iter().map(SearchDir::plain).collect(),
             platforms: platforms(abi),
             cache_flags: cache_flags(abi),
             config: None,
@@ -79,7 +80,7 @@ impl Loader {
         let elements = text.split(|b| *b == b':' || *b == b'\n').map(|e| PathBuf::from(OsStr::from_bytes(e)));
         Self {
             family: Family::Musl,
-            directories: elements.filter(|dir| dir.is_absolute()).collect(),
+            directories: elements.filter(|dir| dir.is_absolute()).map(SearchDir::plain).collect(),
             lib: Vec::new(),
             platforms: &[],
             cache_flags: None,

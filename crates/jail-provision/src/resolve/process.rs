@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::loader::{self, Family, Loader};
-use super::tokens::Tokens;
+use super::tokens::{SearchDir, Tokens, uses_origin};
 use super::{Content, Need, NeedKind, Needs, Object, Resolver, Unmet, Why};
 use crate::elf::{Abi, Dependency, DependencyTag, Elf};
 
@@ -37,6 +37,7 @@ pub(super) fn play(resolver: &mut Resolver<'_>, program: &Rc<Object>, needs: &mu
         loaded: Vec::new(),
         names: HashMap::new(),
         inodes: HashMap::new(),
+        used_config: false,
     };
     process.start(program, elf, needs);
     process.load_dependencies(0, needs);
@@ -68,8 +69,8 @@ struct Loaded {
     asked_by: Option<usize>,
     /// How it is needed, and so what it needs in turn.
     kind: NeedKind,
-    rpath: Rc<[PathBuf]>,
-    runpath: Rc<[PathBuf]>,
+    rpath: Rc<[SearchDir]>,
+    runpath: Rc<[SearchDir]>,
 }
 
 struct Process<'r, 'h> {
@@ -80,15 +81,36 @@ struct Process<'r, 'h> {
     /// Names under which something is loaded already: a second search for one never happens.
     names: HashMap<Vec<u8>, usize>,
     inodes: HashMap<(u64, u64), usize>,
+    /// A file was found in directories that come from the loader's configuration file.
+    used_config: bool,
 }
 
 /// What a search gave.
 #[derive(Clone, Debug)]
 pub(super) struct Hit {
     object: Rc<Object>,
-    /// The same library for newer processors.
+    /// What other processors get instead (`$PLATFORM`); the jail's may be one of them.
+    instead: Vec<Rc<Object>>,
+    /// The same library for newer processors (`glibc-hwcaps`).
     variants: Vec<Rc<Object>>,
     only_by_cache: bool,
+    /// Which way it was found.
+    way: Way,
+}
+
+impl Hit {
+    fn new(object: Rc<Object>, way: Way) -> Self {
+        Self { object, instead: Vec::new(), variants: Vec::new(), only_by_cache: false, way }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// `$ORIGIN` of a run path or of the name itself.
+    Origin,
+    /// The loader's own directories, or those of its configuration.
+    Default,
+    Other,
 }
 
 /// A search's end: found, not found (Ok(None)), or stopped by a file that is no library.
@@ -146,7 +168,7 @@ impl Process<'_, '_> {
         let musl = self.loader.family == Family::Musl;
         let tokens =
             Tokens { origin, lib: &self.loader.lib, platforms: self.loader.platforms, origin_only: musl };
-        let expand = |path: &Option<Vec<u8>>| -> Rc<[PathBuf]> {
+        let expand = |path: &Option<Vec<u8>>| -> Rc<[SearchDir]> {
             path.as_deref().map(|p| tokens.directories(p)).unwrap_or_default().into()
         };
         let (rpath, runpath) = (expand(&elf.rpath), expand(&elf.runpath));
@@ -200,29 +222,53 @@ impl Process<'_, '_> {
         needed_by: &Arc<Path>,
         needs: &mut Needs,
     ) {
-        let Hit { object, variants, only_by_cache } = hit;
-        if let Some(index) = self.inodes.get(&object.inode) {
+        if let Some(index) = self.inodes.get(&hit.object.inode) {
             // The same file by another name: glibc keeps both names, musl too.
             self.names.insert(name.to_vec(), *index);
             return;
         }
-        let Content::Elf { elf, .. } = &object.content else { return };
-        needs.needs.push(need(&object, name, needed_by, kind, only_by_cache));
-        for variant in variants {
-            if !needs.needs.iter().any(|n| n.path == variant.path) {
-                needs.needs.push(need(&variant, name, needed_by, NeedKind::HwcapsVariant, only_by_cache));
-            }
-        }
-        let origin = object.path.parent().unwrap_or(Path::new("/")).to_path_buf();
-        let (elf, path) = (elf.clone(), object.path.clone());
-        let index = self.push(object, elf.clone(), Some(asker), kind, &origin);
+        self.used_config |= hit.way == Way::Default;
+        needs.uses_proc |= hit.way == Way::Origin && self.origin_is_from_proc(asker);
+        let object = hit.object.clone();
+        let path = object.path.clone();
+        needs.needs.push(need(&object, name, needed_by, kind, hit.only_by_cache));
+        let Some((index, soname)) = self.push_library(object, asker, kind) else { return };
         self.names.insert(name.to_vec(), index);
         if self.loader.family == Family::Glibc {
             self.names.entry(path.as_os_str().as_bytes().to_vec()).or_insert(index);
-            if let Some(soname) = &elf.soname {
-                self.names.entry(soname.clone()).or_insert(index);
+            if let Some(soname) = soname {
+                self.names.entry(soname).or_insert(index);
             }
         }
+        for object in hit.instead {
+            needs.needs.push(need(&object, name, needed_by, kind, false));
+            self.push_library(object, asker, kind);
+        }
+        for variant in hit.variants {
+            if !needs.needs.iter().any(|n| n.path == variant.path) {
+                needs.needs.push(need(&variant, name, needed_by, NeedKind::HwcapsVariant, hit.only_by_cache));
+            }
+        }
+    }
+
+    fn push_library(
+        &mut self,
+        object: Rc<Object>,
+        asker: usize,
+        kind: NeedKind,
+    ) -> Option<(usize, Option<Vec<u8>>)> {
+        let Content::Elf { elf, .. } = object.content.clone() else { return None };
+        let origin = object.path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let soname = elf.soname.clone();
+        Some((self.push(object, elf, Some(asker), kind, &origin), soname))
+    }
+
+    /// The program's own `$ORIGIN` comes from /proc/self/exe, a library's from the path it was opened by. A run path
+    /// may be inherited from the program, so any asker that has none of its own counts as the program.
+    fn origin_is_from_proc(&self, asker: usize) -> bool {
+        let own = &self.loaded[asker].elf;
+        let has_own = own.rpath.as_deref().or(own.runpath.as_deref()).is_some_and(uses_origin);
+        asker == 0 || (!has_own && self.loaded[0].elf.rpath.as_deref().is_some_and(uses_origin))
     }
 
     fn is_loaded(&self, name: &[u8]) -> bool {
@@ -263,7 +309,8 @@ impl Process<'_, '_> {
     fn note_configuration(&mut self, needs: &mut Needs) {
         let by_cache = needs.needs.iter().any(|n| n.only_by_cache);
         let config = match &self.loader.config {
-            Some(config) => config.clone(),
+            Some(config) if self.used_config => config.clone(),
+            Some(_) => return,
             None if by_cache => PathBuf::from("/etc/ld.so.cache"),
             None => return,
         };
@@ -285,7 +332,7 @@ impl Process<'_, '_> {
     }
 
     /// Run paths in the order in which they are searched for what `asker` asks.
-    fn run_paths(&self, asker: usize) -> Vec<Rc<[PathBuf]>> {
+    fn run_paths(&self, asker: usize) -> Vec<Rc<[SearchDir]>> {
         let mut paths = Vec::new();
         let mut ancestor = Some(asker);
         let mut did_program = false;
@@ -332,31 +379,43 @@ impl Process<'_, '_> {
                 return Err(Why::Relative);
             }
             if let Some(object) = self.accept(&path)? {
-                return Ok(Some(Hit { object, variants: Vec::new(), only_by_cache: false }));
+                let way = if uses_origin(name) { Way::Origin } else { Way::Other };
+                return Ok(Some(Hit::new(object, way)));
             }
         }
         Ok(None)
     }
 
     /// Directory by directory; in each, variants for newer processors come before the plain file.
-    fn search_directories(&mut self, dirs: &[PathBuf], name: &[u8]) -> Search {
+    fn search_directories(&mut self, dirs: &[SearchDir], name: &[u8]) -> Search {
         let name = OsStr::from_bytes(name);
         let mut variants = Vec::new();
+        let mut found: Option<Hit> = None;
         for dir in dirs {
-            if !self.resolver.is_directory(dir) {
+            // Once found, only what other processors get instead is of interest.
+            if found.is_some() && !dir.instead {
+                break;
+            }
+            if !self.resolver.is_directory(&dir.path) {
                 continue;
             }
             if self.loader.family == Family::Glibc {
-                for sub in self.resolver.hwcaps_of(dir).iter() {
+                for sub in self.resolver.hwcaps_of(&dir.path).iter() {
                     variants.extend(self.accept(&sub.join(name))?);
                 }
             }
-            if let Some(object) = self.accept(&dir.join(name))? {
-                return Ok(Some(Hit { object, variants, only_by_cache: false }));
+            let Some(object) = self.accept(&dir.path.join(name))? else { continue };
+            match &mut found {
+                Some(hit) => hit.instead.push(object),
+                None => {
+                    let way = if dir.by_origin { Way::Origin } else { Way::Other };
+                    found = Some(Hit::new(object, way));
+                }
             }
         }
         // Only variants: the one for the oldest processor has to do for the base.
-        Ok(variants.pop().map(|object| Hit { object, variants, only_by_cache: false }))
+        let found = found.or_else(|| variants.pop().map(|object| Hit::new(object, Way::Other)));
+        Ok(found.map(|hit| Hit { variants, ..hit }))
     }
 
     /// ld.so.cache and the loader's own directories: the same answer for every asker, so it is remembered.
@@ -379,7 +438,8 @@ impl Process<'_, '_> {
                 return Ok(None);
             }
         }
-        self.search_directories(&loader.directories, name)
+        let found = self.search_directories(&loader.directories, name)?;
+        Ok(found.map(|hit| Hit { way: Way::Default, ..hit }))
     }
 
     fn search_cache(&mut self, loader: &Loader, nodeflib: bool, name: &[u8]) -> Search {
@@ -388,7 +448,7 @@ impl Process<'_, '_> {
         let mut variants = Vec::new();
         for line in lines.iter() {
             let path = Path::new(OsStr::from_bytes(&line.path));
-            let in_default = || loader.directories.iter().any(|dir| path.starts_with(dir));
+            let in_default = || loader.directories.iter().any(|dir| path.starts_with(&dir.path));
             let fits = loader.cache_flags.is_none_or(|flags| flags == line.flags);
             if !fits || !path.is_absolute() || (nodeflib && in_default()) {
                 continue;
@@ -401,17 +461,17 @@ impl Process<'_, '_> {
         }
         let Some(object) = base.or_else(|| variants.pop()) else { return Ok(None) };
         let only_by_cache = !self.is_in_directories(&loader.directories, &object);
-        Ok(Some(Hit { object, variants, only_by_cache }))
+        Ok(Some(Hit { variants, only_by_cache, ..Hit::new(object, Way::Other) }))
     }
 
     /// Whether the loader would come to the same file by its own directories, were there no cache.
-    fn is_in_directories(&mut self, dirs: &[PathBuf], object: &Object) -> bool {
+    fn is_in_directories(&mut self, dirs: &[SearchDir], object: &Object) -> bool {
         let Some(name) = object.path.file_name() else { return false };
-        if dirs.iter().any(|dir| object.path.parent() == Some(dir)) {
+        if dirs.iter().any(|dir| object.path.parent() == Some(&dir.path)) {
             return true;
         }
         dirs.iter().any(|dir| {
-            let other = self.resolver.object(&dir.join(name));
+            let other = self.resolver.object(&dir.path.join(name));
             other.is_ok_and(|o| o.is_some_and(|o| o.inode == object.inode))
         })
     }
@@ -447,12 +507,12 @@ impl Process<'_, '_> {
             return Vec::new();
         }
         let mut dirs: Vec<PathBuf> = Vec::new();
-        let defaults: &[PathBuf] =
+        let defaults: &[SearchDir] =
             if self.loaded[asker].elf.nodeflib { &[] } else { &self.loader.directories };
         let run_paths = self.run_paths(asker);
         for dir in run_paths.iter().flat_map(|p| p.iter()).chain(defaults) {
-            if !dirs.contains(dir) {
-                dirs.push(dir.clone());
+            if !dirs.contains(&dir.path) {
+                dirs.push(dir.path.clone());
             }
         }
         dirs

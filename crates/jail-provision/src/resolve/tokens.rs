@@ -4,6 +4,27 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+/// One directory of a run path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SearchDir {
+    pub(super) path: PathBuf,
+    /// It was written with `$ORIGIN`.
+    pub(super) by_origin: bool,
+    /// On some processors the loader looks here instead of in the directory before (`$PLATFORM`).
+    pub(super) instead: bool,
+}
+
+impl SearchDir {
+    pub(super) fn plain(path: PathBuf) -> Self {
+        Self { path, by_origin: false, instead: false }
+    }
+}
+
+/// Whether a path is written with `$ORIGIN`.
+pub(super) fn uses_origin(path: &[u8]) -> bool {
+    find_token(path).any(|(_, _, token)| token == Token::Origin)
+}
+
 /// What the tokens stand for, for one loaded file.
 pub(super) struct Tokens<'a> {
     /// The directory of the file.
@@ -19,13 +40,18 @@ pub(super) struct Tokens<'a> {
 impl Tokens<'_> {
     /// The directories of a run path, in order. Relative and empty elements mean the working directory of whoever
     /// starts the program: nothing that a jail could be made from, so they are left out.
-    pub(super) fn directories(&self, path: &[u8]) -> Vec<PathBuf> {
+    pub(super) fn directories(&self, path: &[u8]) -> Vec<SearchDir> {
         if self.origin_only && has_other_token(path) {
             return Vec::new();
         }
         let separator = |b: &u8| *b == b':' || (self.origin_only && *b == b'\n');
-        let expanded = path.split(separator).flat_map(|element| self.expand(element));
-        expanded.filter(|dir| dir.is_absolute()).collect()
+        let mut dirs = Vec::new();
+        for element in path.split(separator) {
+            let by_origin = uses_origin(element);
+            let expanded = self.expand(element).into_iter().enumerate().filter(|(_, dir)| dir.is_absolute());
+            dirs.extend(expanded.map(|(n, path)| SearchDir { path, by_origin, instead: n > 0 }));
+        }
+        dirs
     }
 
     /// One element, once for each thing `$PLATFORM` may stand for.
@@ -104,7 +130,7 @@ mod tests {
     }
 
     fn glibc(path: &str) -> Vec<PathBuf> {
-        tokens(false).directories(path.as_bytes())
+        tokens(false).directories(path.as_bytes()).into_iter().map(|dir| dir.path).collect()
     }
 
     #[test]
@@ -130,7 +156,8 @@ mod tests {
     #[test]
     fn musl_drops_a_path_with_a_token_it_does_not_know() {
         let musl = |path: &str| tokens(true).directories(path.as_bytes());
-        assert_eq!(musl("$ORIGIN/a:/b"), [PathBuf::from("/opt/app/bin/a"), PathBuf::from("/b")]);
+        let dirs: Vec<_> = musl("$ORIGIN/a:/b").into_iter().map(|dir| dir.path).collect();
+        assert_eq!(dirs, [PathBuf::from("/opt/app/bin/a"), PathBuf::from("/b")]);
         assert!(musl("$ORIGIN/a:/b/$LIB").is_empty());
     }
 }
