@@ -118,4 +118,22 @@ mod tests {
             assert!(dir.path().join(format!("fish/{}.fish", tool.name)).exists());
         }
     }
+
+    /// A table that names tests is worth something only while they exist.
+    #[test]
+    fn tests_that_the_documents_name_exist() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for entry in fs::read_dir(root.join("docs")).expect("docs") {
+            let document = entry.expect("entry").path();
+            let Ok(text) = fs::read_to_string(&document) else { continue };
+            for (file, function) in text.split('`').filter_map(|word| word.split_once(".rs::")) {
+                let source = fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_default();
+                assert!(
+                    source.contains(&format!("fn {function}(")),
+                    "{}: there is no test {file}.rs::{function}",
+                    document.display()
+                );
+            }
+        }
+    }
 }
