@@ -101,8 +101,9 @@ uninstall: ## remove what install put there; refuses while an account has our sh
 	rm -f $(patsubst %,$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/%.fish,$(SBIN_PROGRAMS) $(BIN_PROGRAMS))
 	@echo "kept: $(ETC) (your policy) and /var/lib/jailwright (what is known of your jails)"
 
-bench: build ## compare with jailkit and bubblewrap in one run
-	@bench/run
+bench: build ## compare with jailkit and bubblewrap in one run (root)
+	$(CARGO) build --locked -q -p jail-confine --example filter-cost --profile $(PROFILE)
+	@bench/run $(BENCH_FLAGS)
 
 fuzz: ## fuzz every parser that meets hostile bytes for a minute each (nightly, cargo-fuzz)
 	@fuzz/run

@@ -79,7 +79,7 @@ def as_text(row):
             f"  {number(low) + ' .. ' + number(high):>18}  cpu{number(c.median('cpu')):>7}{times:>7.2f} x"
         )
     for name, value, unit in row.figures:
-        lines.append(f"  {name:<50.50}{number(value) if isinstance(value, (int, float)) else value:>14} {unit}"[:80])
+        lines.append(f"  {name:<38.38}{number(value) if isinstance(value, (int, float)) else value:>40} {unit}"[:80])
     lines += [f"  ({note})" for note in row.notes]
     for t in row.targets:
         low = f" ({number(t.low)}..{number(t.high)})" if t.low is not None else ""

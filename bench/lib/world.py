@@ -27,6 +27,8 @@ def find_program(root, build, name):
     profile = "debug" if build == "debug" else "release"
     libc = "musl" if build == "musl" else "gnu"
     place = target / profile / name
+    if name == "filter-cost":
+        place = target / profile / "examples" / name
     if name == "jail-sh":
         place = target / "static" / f"{os.uname().machine}-unknown-linux-{libc}" / profile / name
     return place if place.is_file() else None
@@ -39,7 +41,7 @@ def stage(root, scratch, build):
         (scratch / sub).mkdir(parents=True)
     tools.mkdir(parents=True)
     found = {}
-    for name in PROGRAMS:
+    for name in [*PROGRAMS, "filter-cost"]:
         source = find_program(root, build, name)
         if source:
             shutil.copy(source, tools / name)

@@ -22,6 +22,7 @@ def rows(world, watch, options):
     yield join(world, watch, accounts, count)
     yield others(world, watch, accounts, options.rounds)
     yield own_calls(world, accounts)
+    yield filter_itself(world)
     yield filter_cost(world, watch, accounts, options)
 
 
@@ -146,6 +147,22 @@ def own_calls(world, accounts):
         total, kinds = calls.of_an_entry([world.tool("jail-sh"), "-c", "true"], "bench-ours", world.tool("jail-sh"), "bash")
         row.figures.append(("most frequent", ", ".join(f"{n} {c}" for n, c in kinds[:4]), ""))
     row.limit(4, 180, total, "own system calls, a new cell")
+    return row
+
+
+def filter_itself(world):
+    """Compiling and loading the filter, and its length: bench/filter_cost.rs."""
+    row = Row("the seccomp filter itself")
+    default = {}
+    if world.has("filter-cost"):
+        out = subprocess.run([world.tool("filter-cost")], capture_output=True, text=True, check=True).stdout
+        for profile in map(json.loads, out.splitlines()):
+            shown = f"{profile['instructions']} insns, {profile['compile_us']:.0f} us compile, {profile['load_us']:.0f} us load"
+            row.figures.append((profile["profile"], shown, ""))
+            default = default or profile
+    row.limit(4, 100, default.get("compile_us"), "compile, us (default profile)")
+    row.limit(4, 100, default.get("load_us"), "load, us")
+    row.limit(4, 400, default.get("instructions"), "instructions")
     return row
 
 

@@ -107,6 +107,18 @@ mod tests {
     }
 
     #[test]
+    fn every_part_of_the_floor_is_named() {
+        let page = page("jail-sh.toml.5");
+        for (_, word) in jail_confine::seccomp::UnsafeItem::ALL {
+            assert!(
+                about(&page, "unsafe").contains(&format!(".Ql {word}\n"))
+                    || about(&page, "unsafe").contains(&format!(".Ql {word} ")),
+                "'{word}'"
+            );
+        }
+    }
+
+    #[test]
     fn pages_are_made_for_every_program() {
         let dir = tempfile::tempdir().expect("a scratch directory");
         man_pages(dir.path()).expect("pages");
