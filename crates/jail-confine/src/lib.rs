@@ -16,8 +16,19 @@
     )
 )]
 
+pub mod admission;
+pub mod cell;
+mod confined;
+pub mod enter;
+pub mod environment;
+mod filter;
+pub mod invocation;
+mod landlock;
 pub mod log;
 pub mod policy;
 pub mod refusal;
+pub mod rootless;
 pub mod seccomp;
+mod session;
 pub mod trusted;
+mod waiter;

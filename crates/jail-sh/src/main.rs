@@ -1,5 +1,9 @@
-//! The set-uid login shell.
+//! The set-uid login shell: an SSH login goes in here and comes out inside a jail.
+//!
+//! Nothing but the call: the story is `jail_confine::enter`.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() {
+    std::process::exit(jail_confine::enter::login_shell());
+}

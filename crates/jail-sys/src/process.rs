@@ -69,16 +69,71 @@ pub fn clone(namespaces: u64) -> Result<Cloned, Errno> {
     }
 }
 
-/// execve(2). Returns only what went wrong.
-#[must_use]
-pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
-    let pointers = |strings: &[CString]| {
-        strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
-    };
-    let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: both arrays end in a null pointer and point to strings that outlive the call.
-    let result = unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-    check(result.into()).err().unwrap_or(Errno::IO)
+/// An execve(2) whose arrays are already laid out, so that their addresses are known before it is made.
+#[derive(Debug)]
+pub struct Exec {
+    path: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    argv_pointers: Vec<*const libc::c_char>,
+    env_pointers: Vec<*const libc::c_char>,
+}
+
+impl Exec {
+    /// Lays out the arrays.
+    #[must_use]
+    pub fn new(path: CString, argv: Vec<CString>, env: Vec<CString>) -> Self {
+        let pointers = |strings: &[CString]| {
+            strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
+        };
+        // The strings themselves lie on the heap: moving the vectors does not move them.
+        let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
+        Self { path, argv, env, argv_pointers, env_pointers }
+    }
+
+    /// The three arguments as the kernel will see them, for a seccomp filter that lets just this call pass.
+    #[must_use]
+    pub fn addresses(&self) -> (u64, u64, u64) {
+        (self.path.as_ptr() as u64, self.argv_pointers.as_ptr() as u64, self.env_pointers.as_ptr() as u64)
+    }
+
+    /// What is executed.
+    #[must_use]
+    pub fn path(&self) -> &CStr {
+        &self.path
+    }
+
+    /// The argument strings.
+    #[must_use]
+    pub fn argv(&self) -> &[CString] {
+        &self.argv
+    }
+
+    /// The environment strings.
+    #[must_use]
+    pub fn env(&self) -> &[CString] {
+        &self.env
+    }
+
+    /// Becomes the program. Returns only what went wrong.
+    #[must_use]
+    pub fn run(&self) -> Errno {
+        // SAFETY: both arrays end in a null pointer and point to strings that `self` owns.
+        let result = unsafe {
+            libc::execve(self.path.as_ptr(), self.argv_pointers.as_ptr(), self.env_pointers.as_ptr())
+        };
+        check(result.into()).err().unwrap_or(Errno::IO)
+    }
+}
+
+/// unshare(2) of the namespaces given.
+///
+/// # Errors
+/// `EPERM`, `ENOSPC` at a limit of namespaces, `EINVAL` with more than one thread.
+pub fn unshare(namespaces: u64) -> Result<(), Errno> {
+    let flags = libc::c_int::try_from(namespaces).map_err(|_| Errno::INVAL)?;
+    // SAFETY: without CLONE_FILES or CLONE_FS, so no descriptor of another thread's changes its meaning.
+    check(unsafe { libc::unshare(flags) }.into()).map(drop)
 }
 
 /// Ends the process at once: no destructors, no exit handlers, no flushing.
@@ -198,4 +253,19 @@ pub fn parent_death_signal(signal: i32) -> Result<(), Errno> {
 pub fn at_secure() -> bool {
     // SAFETY: touches no memory of ours.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// close(2) by number, for the standard descriptors, which nobody owns.
+///
+/// # Errors
+/// `EBADF` if it is not open.
+pub fn close(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: touches no memory; the caller says that nobody owns the descriptor.
+    check(unsafe { libc::close(fd) }.into()).map(drop)
+}
+
+/// alarm(2): SIGALRM from the kernel in so many seconds.
+pub fn alarm(seconds: u32) {
+    // SAFETY: touches no memory and cannot fail.
+    unsafe { libc::alarm(seconds) };
 }

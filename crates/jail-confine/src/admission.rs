@@ -1,0 +1,460 @@
+//! The second stage: who comes in, into which jail, under which policy. The last lookup of any name.
+//!
+//! Everything is decided here and held by descriptor: after this stage nothing of the host is opened by name, so
+//! nothing that a jailed user could plant (an nsswitch.conf, a library, a locale) is ever read with privilege
+//! (CVE-2019-14271, CVE-2025-32463).
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use jail_accounts::convention::{jail_name, split_home};
+use jail_accounts::{group, passwd};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
+use rustix::io::Errno;
+
+use crate::invocation::{Invocation, variable};
+use crate::policy::file::{EntryFile, PolicyFile};
+use crate::policy::{Policy, Subject, account_layers, merge};
+use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
+use crate::trusted::{self, Trust};
+
+/// The administrator's policy.
+pub const POLICY_FILE: &str = "/etc/jailwright/jail-sh.toml";
+/// What jail-init knows of each jail.
+pub const STATE_DIRECTORY: &str = "/var/lib/jailwright";
+/// No file that we read whole is longer than this: it would not be one of ours.
+const LONGEST_FILE: usize = 64 << 20;
+
+/// Who enters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The name that this login uses.
+    pub name: Vec<u8>,
+    /// The uid the session gets.
+    pub uid: u32,
+    /// The gid the session gets.
+    pub gid: u32,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// The jail, held by descriptor.
+#[derive(Debug)]
+pub struct Jail {
+    /// Its canonical path on the host.
+    pub path: PathBuf,
+    /// Its name, the escaped path.
+    pub name: String,
+    /// The directory itself (`O_PATH`); every component above it has been checked.
+    pub directory: OwnedFd,
+    /// Its device and inode.
+    pub identity: (u64, u64),
+}
+
+/// Where the home comes from.
+#[derive(Debug)]
+pub enum HomeSource {
+    /// A directory of the jail (`O_PATH`).
+    Jail(OwnedFd),
+    /// A directory of the host that the cell mounts (`O_PATH`).
+    Host(OwnedFd),
+    /// An empty one that is gone with the cell.
+    Empty,
+}
+
+/// Everything an entry needs to know.
+#[derive(Debug)]
+pub struct Admission {
+    /// Who enters.
+    pub account: Account,
+    /// Where.
+    pub jail: Jail,
+    /// The home as seen inside: absolute, plain.
+    pub home: Vec<u8>,
+    /// What is mounted there.
+    pub home_source: HomeSource,
+    /// What the session may do.
+    pub policy: Policy,
+    /// The shell inside.
+    pub shell: Vec<u8>,
+    /// The gid that terminals belong to, if the host has a group `tty`.
+    pub tty_group: Option<u32>,
+    /// Lines for the log: things that are allowed but worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Decides whether, where and how the caller comes in.
+///
+/// # Errors
+/// The first reason against it.
+pub fn decide(invocation: &Invocation) -> Result<Admission> {
+    let passwd = read_root_file(Path::new("/etc/passwd"), What::Host)?;
+    let groups = read_root_file(Path::new("/etc/group"), What::Host)?;
+    let file = read_policy()?;
+    let names = names_of(&passwd, invocation);
+    let Some(chosen) = names.first() else {
+        return Err(Refusal::new(
+            What::Account,
+            format!(
+                "uid {} has no account with jail-sh as its shell in /etc/passwd; \
+                 jail-user -j JAIL USER sets one up",
+                invocation.uid
+            ),
+        ));
+    };
+    let admitted = admit_name(chosen, &groups, &file, invocation)?;
+    for other in names.iter().skip(1) {
+        same_jail_and_policy(&admitted, &admit_name(other, &groups, &file, invocation)?, chosen, other)?;
+    }
+    Ok(admitted)
+}
+
+/// The accounts of the caller's uid that have jail-sh as shell; the one whose name the login gave comes first.
+///
+/// The names in the environment are the caller's word, so they choose among his own accounts only (and a jail and
+/// policy that differ between these are refused).
+fn names_of<'a>(file: &'a [u8], invocation: &Invocation) -> Vec<passwd::Entry<'a>> {
+    let is_ours = |entry: &passwd::Entry<'_>| entry.shell.rsplit(|b| *b == b'/').next() == Some(b"jail-sh");
+    let mut names: Vec<_> = passwd::by_uid(file, invocation.uid).filter(is_ours).collect();
+    let login = ["LOGNAME", "USER"].into_iter().filter_map(|name| variable(&invocation.environment, name));
+    let login: Vec<&OsStr> = login.collect();
+    names.sort_by_key(|entry| !login.iter().any(|name| name.as_bytes() == entry.name));
+    names
+}
+
+fn admit_name(
+    entry: &passwd::Entry<'_>,
+    groups: &[u8],
+    file: &PolicyFile,
+    invocation: &Invocation,
+) -> Result<Admission> {
+    let account = Account {
+        name: entry.name.to_vec(),
+        uid: invocation.uid,
+        gid: entry.gid,
+        groups: invocation.groups.clone(),
+    };
+    if entry.gid == 0 {
+        return Err(Refusal::new(
+            What::Account,
+            format!("the primary group of '{}' is root's; give it one of its own", printable(entry.name)),
+        ));
+    }
+    let group_names = names_of_groups(groups, &account);
+    let subject = Subject { user: &account.name, groups: &group_names };
+    let place = place_of(entry.home, file, subject)?;
+    admit(account, &group_names, groups, file, &place)
+}
+
+/// Which jail an account goes to, and where its home is in there.
+struct Place {
+    jail: Vec<u8>,
+    inner_home: Vec<u8>,
+    /// The home on the host, for accounts that the policy (not passwd) puts into a jail.
+    host_home: Option<Vec<u8>>,
+}
+
+fn place_of(home: &[u8], file: &PolicyFile, subject: Subject<'_>) -> Result<Place> {
+    if let Some(split) = split_home(home) {
+        return Ok(Place { jail: split.jail.to_vec(), inner_home: split.inner.to_vec(), host_home: None });
+    }
+    let layers = account_layers(file, subject).map_err(|why| Refusal::new(What::Policy, why))?;
+    let mut jail = None;
+    let mut inner = None;
+    for (_, layer) in layers {
+        jail = layer.jail.as_ref().or(jail);
+        inner = layer.home_path.as_ref().or(inner);
+    }
+    match jail {
+        Some(jail) => Ok(Place {
+            jail: jail.0.clone().into_bytes(),
+            inner_home: inner.map_or_else(|| home.to_vec(), |path| path.0.clone().into_bytes()),
+            host_home: Some(home.to_vec()),
+        }),
+        None => Err(Refusal::new(
+            What::Account,
+            format!(
+                "the home '{}' of '{}' has no '/./' that names a jail, and the policy has no 'jail' for the user; \
+                 jail-user -j JAIL {} sets it",
+                printable(home),
+                printable(subject.user),
+                printable(subject.user)
+            ),
+        )),
+    }
+}
+
+fn admit(
+    account: Account,
+    group_names: &[Vec<u8>],
+    groups: &[u8],
+    file: &PolicyFile,
+    place: &Place,
+) -> Result<Admission> {
+    let jail = open_jail(Path::new(OsStr::from_bytes(&place.jail)), Trust::Root)?;
+    let mut notes = Vec::new();
+    let entry = read_entry_file(&jail, &mut notes)?;
+    let subject = Subject { user: &account.name, groups: group_names };
+    let sections = entry.as_ref().map(|entry| &entry.entry);
+    let policy = merge(file, sections, jail.path.as_os_str().as_bytes(), subject)
+        .map_err(|why| Refusal::new(What::Policy, format!("{POLICY_FILE}: {why}")))?;
+    let home = plain_home(&place.inner_home, &policy)?;
+    let home_source = match &place.host_home {
+        None => HomeSource::Jail(open_home(&jail, &home, &account)?),
+        Some(path) => HomeSource::Host(open_host_home(path, &account)?),
+    };
+    let shell = shell_of(&jail, &account, &policy)?;
+    let tty_group = group::by_name(groups, b"tty").map(|entry| entry.gid);
+    Ok(Admission { account, jail, home, home_source, policy, shell, tty_group, notes })
+}
+
+/// Two names of one uid must lead to the same cell, or the caller could choose by setting USER.
+fn same_jail_and_policy(
+    a: &Admission,
+    b: &Admission,
+    first: &passwd::Entry<'_>,
+    second: &passwd::Entry<'_>,
+) -> Result<()> {
+    let values = |admission: &Admission| {
+        admission.policy.rows().into_iter().map(|(key, value, _)| (key, value)).collect::<Vec<_>>()
+    };
+    if a.jail.identity == b.jail.identity && a.home == b.home && values(a) == values(b) && a.shell == b.shell
+    {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        What::Account,
+        format!(
+            "'{}' and '{}' share uid {} but differ in jail, home, shell or policy; make them alike or give them \
+             uids of their own",
+            printable(first.name),
+            printable(second.name),
+            a.account.uid
+        ),
+    ))
+}
+
+/// Opens a jail with everything above it checked.
+///
+/// # Errors
+/// A path that others could change, or that is no directory.
+pub fn open_jail(path: &Path, trust: Trust) -> Result<Jail> {
+    let (directory, stat) = trusted::open_directory(path, trust)
+        .map_err(|why| Refusal::new(What::Jail, format!("jail '{}': {why}", path.display())))?;
+    if path == Path::new("/") {
+        return Err(Refusal::new(What::Jail, "the jail is '/', which holds nobody"));
+    }
+    // Components are checked one by one, so joining them again gives the canonical path.
+    let path: PathBuf = path.components().collect();
+    let name = jail_name(path.as_os_str().as_bytes());
+    Ok(Jail { path, name, directory, identity: identity(&stat) })
+}
+
+/// Device and inode.
+#[must_use]
+pub const fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// An inner home must be a plain absolute path below the root.
+fn plain_home(inner: &[u8], policy: &Policy) -> Result<Vec<u8>> {
+    let parts: Vec<&[u8]> = inner.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".").collect();
+    if parts.contains(&&b".."[..]) || !inner.starts_with(b"/") {
+        return Err(Refusal::new(
+            What::Home,
+            format!("the home '{}' inside the jail is no plain absolute path", printable(inner)),
+        ));
+    }
+    if parts.is_empty() && policy.root == crate::policy::values::Root::ReadOnly {
+        return Err(Refusal::new(
+            What::Home,
+            "the home inside the jail is '/', which is read-only; set root = \"writable\" or \"discard\", \
+             or give the account a home of its own",
+        ));
+    }
+    Ok([b"/".as_slice(), &parts.join(&b'/')].concat())
+}
+
+/// Resolution below a jail: links stay inside, and none is followed where the user could plant one.
+pub(crate) const BELOW: ResolveFlags =
+    ResolveFlags::IN_ROOT.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+fn open_home(jail: &Jail, home: &[u8], account: &Account) -> Result<OwnedFd> {
+    let whole = || format!("'{}{}'", jail.path.display(), printable(home));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat2(&jail.directory, home, flags, Mode::empty(), BELOW).map_err(|errno| {
+        let hint = match errno {
+            Errno::LOOP => "; a part of it is a symbolic link, which is not followed",
+            Errno::NOENT => "; jail-user makes it",
+            _ => "",
+        };
+        Refusal::new(What::Home, format!("cannot open the home {}: {errno}{hint}", whole()))
+    })?;
+    check_home_owner(&fd, account, &whole())?;
+    Ok(fd)
+}
+
+fn open_host_home(path: &[u8], account: &Account) -> Result<OwnedFd> {
+    let path = Path::new(OsStr::from_bytes(path));
+    let (parent, name) = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => (parent, name),
+        _ => {
+            return Err(Refusal::new(
+                What::Home,
+                format!("the home '{}' is no directory below /", path.display()),
+            ));
+        }
+    };
+    let (parent, _) = trusted::open_directory(parent, Trust::Root)
+        .map_err(|why| Refusal::new(What::Home, format!("home '{}': {why}", path.display())))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat2(&parent, name, flags, Mode::empty(), BELOW)
+        .or_refuse(What::Home, || format!("open the home '{}'", path.display()))?;
+    check_home_owner(&fd, account, &format!("'{}'", path.display()))?;
+    Ok(fd)
+}
+
+fn check_home_owner(fd: &OwnedFd, account: &Account, shown: &str) -> Result<()> {
+    let stat = fstat(fd.as_fd()).or_refuse(What::Home, || format!("stat the home {shown}"))?;
+    if stat.st_uid != account.uid && stat.st_uid != 0 {
+        return Err(Refusal::new(
+            What::Home,
+            format!("the home {shown} belongs to uid {}, not to uid {} or root", stat.st_uid, account.uid),
+        ));
+    }
+    if stat.st_mode & 0o002 != 0 {
+        return Err(Refusal::new(
+            What::Home,
+            format!(
+                "the home {shown} can be written by everybody (mode {:04o}); chmod o-w it",
+                stat.st_mode & 0o7777
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The shell: what the policy says, else what the jail's own passwd says.
+fn shell_of(jail: &Jail, account: &Account, policy: &Policy) -> Result<Vec<u8>> {
+    if let Some(shell) = &policy.shell {
+        return Ok(shell.0.clone().into_bytes());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat2(&jail.directory, "etc/passwd", flags, Mode::empty(), BELOW) {
+        Ok(fd) => read_all(&fd).or_refuse(What::Jail, || "read the jail's etc/passwd".into())?,
+        Err(Errno::NOENT) => Vec::new(),
+        Err(errno) => {
+            return Err(Refusal::new(What::Jail, format!("cannot open the jail's etc/passwd: {errno}")));
+        }
+    };
+    let inside = passwd::by_name(&file, &account.name).filter(|entry| entry.uid == account.uid);
+    match inside {
+        Some(entry) if entry.shell.starts_with(b"/") && !entry.shell.ends_with(b"/jail-sh") => {
+            Ok(entry.shell.to_vec())
+        }
+        _ => Ok(b"/bin/sh".to_vec()),
+    }
+}
+
+fn names_of_groups(groups: &[u8], account: &Account) -> Vec<Vec<u8>> {
+    group::entries(groups)
+        .filter(|entry| entry.gid == account.gid || account.groups.contains(&entry.gid))
+        .map(|entry| entry.name.to_vec())
+        .collect()
+}
+
+fn read_policy() -> Result<PolicyFile> {
+    let path = Path::new(POLICY_FILE);
+    let (fd, _) = match trusted::open_file(path, Trust::Root) {
+        Ok(opened) => opened,
+        Err(why) if why.is_missing() => return Ok(PolicyFile::default()),
+        Err(why) => return Err(Refusal::new(What::Policy, format!("policy: {why}"))),
+    };
+    let bytes = read_all(&fd).or_refuse(What::Policy, || format!("read '{POLICY_FILE}'"))?;
+    PolicyFile::parse(&bytes, POLICY_FILE).map_err(|why| Refusal::new(What::Policy, why.to_string()))
+}
+
+/// What the jail's sections ask for. Without it the built-in values hold, with a line in the log.
+fn read_entry_file(jail: &Jail, notes: &mut Vec<String>) -> Result<Option<EntryFile>> {
+    let path = Path::new(STATE_DIRECTORY).join(&jail.name).join("entry.toml");
+    let shown = path.display().to_string();
+    let (fd, _) = match trusted::open_file(&path, Trust::Root) {
+        Ok(opened) => opened,
+        Err(why) => {
+            notes
+                .push(format!("{why}: built-in values hold; jail-init -j {} writes it", jail.path.display()));
+            return Ok(None);
+        }
+    };
+    let parsed = read_all(&fd)
+        .map_err(|errno| errno.to_string())
+        .and_then(|bytes| EntryFile::parse(&bytes, &shown).map_err(|why| why.to_string()));
+    let entry = match parsed {
+        Ok(entry) => entry,
+        Err(why) => {
+            notes.push(format!(
+                "{why}: built-in values hold; jail-init -j {} repairs it",
+                jail.path.display()
+            ));
+            return Ok(None);
+        }
+    };
+    if (entry.device, entry.inode) != jail.identity {
+        return Err(Refusal::new(
+            What::Jail,
+            format!(
+                "'{}' is not the directory that jail-init made (it was moved, or deleted and made again): \
+                 run jail-init --moved-from OLD -j {}, or jail-init -j {} SECTION… to make it anew",
+                jail.path.display(),
+                jail.path.display(),
+                jail.path.display()
+            ),
+        ));
+    }
+    Ok(Some(entry))
+}
+
+fn read_root_file(path: &Path, what: What) -> Result<Vec<u8>> {
+    let (fd, _) = trusted::open_file(path, Trust::Root).map_err(|why| Refusal::new(what, why.to_string()))?;
+    read_all(&fd).or_refuse(what, || format!("read '{}'", path.display()))
+}
+
+/// Reads a file to its end, in few system calls.
+pub(crate) fn read_all(fd: &OwnedFd) -> std::result::Result<Vec<u8>, Errno> {
+    let size = usize::try_from(fstat(fd)?.st_size).unwrap_or(0).min(LONGEST_FILE);
+    let mut bytes = Vec::new();
+    loop {
+        let room = if bytes.is_empty() { size.saturating_add(1) } else { 64 << 10 };
+        let start = bytes.len();
+        bytes.resize(start.saturating_add(room), 0);
+        let Some(space) = bytes.get_mut(start..) else { return Err(Errno::IO) };
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *space))?;
+        bytes.truncate(start.saturating_add(read));
+        if read == 0 {
+            return Ok(bytes);
+        }
+        // A regular file that filled exactly its size is at its end.
+        if start == 0 && read == size && size > 0 {
+            return Ok(bytes);
+        }
+        if bytes.len() > LONGEST_FILE {
+            return Err(Errno::FBIG);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inner_home_is_made_plain() {
+        let policy = Policy::default();
+        assert_eq!(plain_home(b"/home//./dave/", &policy).ok(), Some(b"/home/dave".to_vec()));
+        assert!(plain_home(b"/home/../etc", &policy).is_err());
+        assert!(plain_home(b"home", &policy).is_err());
+        assert!(plain_home(b"/", &policy).is_err(), "a read-only root is no home");
+    }
+}

@@ -1,0 +1,203 @@
+//! What a cell is built from: copies of the host's mounts, taken while the host can still be seen.
+//!
+//! A descriptor alone will not do: a mount can be copied only in the namespace it belongs to (open_tree(2)). The
+//! copies are detached, and the cell's first process attaches them in its own namespace.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use jail_sys::mount::{Reach, attributes, set_attributes};
+use jail_sys::process::namespaces;
+use rustix::fs::{Mode, OFlags, openat2};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::admission::{Admission, HomeSource};
+use crate::policy::values::{Home, Network, Root, Size};
+use crate::refusal::{OrRefuse, Result, What, printable};
+
+/// The privilege that an entry works with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// Real root, as the set-uid login shell has it.
+    Root,
+    /// Root of a user namespace that holds just the caller's uid.
+    UserNamespace,
+}
+
+/// A detached copy of a mount and where it goes.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    pub(crate) tree: OwnedFd,
+    /// Where in the cell, absolute.
+    pub(crate) target: Vec<u8>,
+    pub(crate) kind: Kind,
+}
+
+/// What an attachment's target has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    File,
+}
+
+/// Everything that [`super::root::build`] needs; it makes no choices of its own.
+#[derive(Debug)]
+pub struct Blueprint {
+    pub(crate) namespaces: u64,
+    pub(crate) root: OwnedFd,
+    /// `None`: an empty home.
+    pub(crate) home: Option<OwnedFd>,
+    pub(crate) home_path: Vec<u8>,
+    /// The directory that is emptied but for the home; `None` if there is nothing to hide.
+    pub(crate) covered: Option<Vec<u8>>,
+    pub(crate) binds: Vec<Attachment>,
+    /// The host's device nodes, where they cannot be made.
+    pub(crate) devices: Vec<(&'static str, OwnedFd)>,
+    pub(crate) tmp: Size,
+    pub(crate) hostname: CString,
+    pub(crate) own_network: bool,
+    pub(crate) tty_group: Option<u32>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) privilege: Privilege,
+}
+
+/// The devices that every program expects.
+pub(crate) const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+impl Blueprint {
+    /// Takes copies of the mounts and settles what is built from them.
+    ///
+    /// # Errors
+    /// If the kernel will not copy a mount, or a directory that the policy binds is not there.
+    pub fn draw(admission: &Admission, privilege: Privilege) -> Result<Self> {
+        let policy = &admission.policy;
+        let root = copy(admission.jail.directory.as_fd(), Below::Included)
+            .or_refuse(What::Host, || format!("copy the mount of '{}'", admission.jail.path.display()))?;
+        let mut set = attributes::NO_SUID | attributes::NO_DEV;
+        if policy.root != Root::Writable {
+            set |= attributes::READ_ONLY;
+        }
+        set_attributes(root.as_fd(), set, 0, Reach::Recursive)
+            .or_refuse(What::Host, || "make the root of the cell read-only, nosuid and nodev".into())?;
+
+        let home = match &admission.home_source {
+            HomeSource::Jail(fd) | HomeSource::Host(fd) => Some(copy_home(fd)?),
+            HomeSource::Empty => None,
+        };
+        let own_network = matches!(policy.network, Network::None | Network::Private);
+        let mut namespaces =
+            namespaces::MOUNT | namespaces::PID | namespaces::IPC | namespaces::UTS | namespaces::CGROUP;
+        if own_network {
+            namespaces |= namespaces::NET;
+        }
+        Ok(Self {
+            namespaces,
+            root,
+            home,
+            home_path: admission.home.clone(),
+            covered: covered(&admission.home, policy.home),
+            binds: binds(admission)?,
+            devices: match privilege {
+                Privilege::Root => Vec::new(),
+                Privilege::UserNamespace => host_devices()?,
+            },
+            tmp: policy.tmp,
+            hostname: CString::new(policy.hostname.as_bytes())
+                .or_refuse(What::Policy, || "use the hostname of the policy".into())?,
+            own_network,
+            tty_group: admission.tty_group,
+            uid: admission.account.uid,
+            gid: admission.account.gid,
+            privilege,
+        })
+    }
+}
+
+/// The parent of the home, unless that is the root.
+fn covered(home: &[u8], homes: Home) -> Option<Vec<u8>> {
+    let last = home.iter().rposition(|b| *b == b'/')?;
+    let parent = home.get(..last)?;
+    (homes == Home::Own && !parent.is_empty()).then(|| parent.to_vec())
+}
+
+fn copy_home(fd: &OwnedFd) -> Result<OwnedFd> {
+    let home =
+        copy(fd.as_fd(), Below::Included).or_refuse(What::Host, || "copy the mount of the home".into())?;
+    set_attributes(home.as_fd(), attributes::NO_SUID | attributes::NO_DEV, 0, Reach::Recursive)
+        .or_refuse(What::Host, || "make the home nosuid and nodev".into())?;
+    Ok(home)
+}
+
+fn binds(admission: &Admission) -> Result<Vec<Attachment>> {
+    let mut binds = Vec::new();
+    for bind in &admission.policy.bind {
+        let doing = || format!("bind '{}' of the host", printable(bind.from.0.as_bytes()));
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat2(
+            rustix::fs::CWD,
+            bind.from.0.as_str(),
+            flags,
+            Mode::empty(),
+            rustix::fs::ResolveFlags::NO_MAGICLINKS,
+        )
+        .or_refuse(What::Policy, doing)?;
+        let stat = rustix::fs::fstat(&fd).or_refuse(What::Policy, doing)?;
+        let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::Directory => Kind::Directory,
+            _ => Kind::File,
+        };
+        let tree = copy(fd.as_fd(), Below::Included).or_refuse(What::Host, doing)?;
+        let mut set = attributes::NO_SUID | attributes::NO_DEV;
+        if bind.read_only {
+            set |= attributes::READ_ONLY;
+        }
+        set_attributes(tree.as_fd(), set, 0, Reach::Recursive).or_refuse(What::Host, doing)?;
+        binds.push(Attachment { tree, target: bind.to.0.clone().into_bytes(), kind });
+    }
+    Ok(binds)
+}
+
+fn host_devices() -> Result<Vec<(&'static str, OwnedFd)>> {
+    let mut devices = Vec::new();
+    for (name, _, _) in DEVICES {
+        let path = format!("/dev/{name}");
+        let doing = || format!("bring in '{path}'");
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).or_refuse(What::Host, doing)?;
+        devices.push((name, copy(fd.as_fd(), Below::Left).or_refuse(What::Host, doing)?));
+    }
+    Ok(devices)
+}
+
+/// Whether what is mounted below is copied too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Below {
+    Included,
+    Left,
+}
+
+/// A detached copy of the mount that `fd` lies on, rooted at `fd`.
+pub(crate) fn copy(fd: BorrowedFd<'_>, below: Below) -> std::result::Result<OwnedFd, Errno> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if below == Below::Included {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(fd, "", flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_parent_of_the_home_is_covered() {
+        assert_eq!(covered(b"/home/dave", Home::Own), Some(b"/home".to_vec()));
+        assert_eq!(covered(b"/home/a/dave", Home::Own), Some(b"/home/a".to_vec()));
+        assert_eq!(covered(b"/dave", Home::Own), None);
+        assert_eq!(covered(b"/home/dave", Home::All), None);
+    }
+}

@@ -1,0 +1,296 @@
+//! Builds the inside of a cell: root, /dev, /proc, scratch space, home.
+//!
+//! Runs as the first process of the cell's namespaces, with nothing but the blueprint's descriptors. Every target is
+//! opened below the new root without following a link, so a jail or home that holds links where directories should be
+//! (CVE-2021-30465, CVE-2025-31133, CVE-2025-52881) makes the entry fail instead of mounting elsewhere.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use jail_sys::mount::{Reach, attributes, make_all_private, set_attributes};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, mknodat, openat2, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+};
+
+use super::blueprint::{Attachment, Below, Blueprint, DEVICES, Kind, Privilege, copy};
+use crate::admission::BELOW;
+use crate::refusal::printable;
+
+/// What could not be built.
+#[derive(Debug)]
+pub(crate) struct Unbuilt {
+    doing: String,
+    errno: Errno,
+}
+
+impl fmt::Display for Unbuilt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.doing, self.errno)
+    }
+}
+
+type Result<T> = std::result::Result<T, Unbuilt>;
+
+trait While<T> {
+    fn while_(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> While<T> for std::result::Result<T, Errno> {
+    fn while_(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|errno| Unbuilt { doing: doing(), errno })
+    }
+}
+
+/// Files of /proc that tell of the whole machine. They are covered by an empty one.
+const MASKED: [&str; 8] = [
+    "proc/kallsyms",
+    "proc/keys",
+    "proc/key-users",
+    "proc/interrupts",
+    "proc/timer_list",
+    "proc/config.gz",
+    "proc/sched_debug",
+    "proc/latency_stats",
+];
+
+/// Builds the root and moves this mount namespace into it. Afterwards nothing of the host can be reached by name.
+pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
+    // The directory modes below are meant as they are written.
+    rustix::process::umask(Mode::empty());
+    rustix::system::sethostname(blueprint.hostname.as_bytes()).while_(|| "set the host name".into())?;
+    if blueprint.own_network {
+        jail_sys::net::bring_loopback_up().while_(|| "bring up the loopback interface".into())?;
+    }
+    // Before anything is mounted: nothing may propagate to the host, nor arrive from it.
+    make_all_private().while_(|| "cut the mounts off from the host's".into())?;
+    let cell = Interior { root: blueprint.root.as_fd() };
+    move_mount(cell.root, "", rustix::fs::CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .while_(|| "mount the jail".into())?;
+    let scratch = cell.scratch(blueprint)?;
+    cell.devices(blueprint, &scratch)?;
+    cell.processes()?;
+    cell.homes(blueprint, &scratch)?;
+    for bind in &blueprint.binds {
+        cell.attach(bind)?;
+    }
+    enter(cell.root)
+}
+
+/// pivot_root(2), not chroot(2): the old root is not just out of sight but gone from the namespace, so that neither
+/// a second chroot nor a kept directory descriptor leads back to it.
+fn enter(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).while_(|| "change into the new root".into())?;
+    rustix::process::pivot_root(".", ".").while_(|| "swap the roots".into())?;
+    // The old root lies on top of the new one now, at the same place.
+    unmount(".", UnmountFlags::DETACH).while_(|| "let go of the old root".into())?;
+    rustix::process::chdir("/").while_(|| "change to the new root".into())
+}
+
+struct Interior<'a> {
+    root: BorrowedFd<'a>,
+}
+
+impl Interior<'_> {
+    /// The mount points for what every cell has; jail-init makes them.
+    fn target(&self, path: &[u8], kind: Kind) -> Result<OwnedFd> {
+        let relative = path.strip_prefix(b"/").unwrap_or(path);
+        let mut flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if kind == Kind::Directory {
+            flags |= OFlags::DIRECTORY;
+        }
+        openat2(self.root, relative, flags, Mode::empty(), BELOW).while_(|| {
+            format!("open '/{}' of the jail to mount on it (jail-init -j JAIL makes it)", printable(relative))
+        })
+    }
+
+    fn mount_on(&self, what: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<()> {
+        let target = self.target(path, kind)?;
+        attach_to(what, target.as_fd()).while_(|| format!("mount '{}'", printable(path)))
+    }
+
+    fn attach(&self, attachment: &Attachment) -> Result<()> {
+        self.mount_on(attachment.tree.as_fd(), &attachment.target, attachment.kind)
+    }
+
+    /// One tmpfs of the policy's size for /tmp, /var/tmp, /run and /dev/shm together.
+    fn scratch(&self, blueprint: &Blueprint) -> Result<Scratch> {
+        let doing = || "make the scratch space".to_owned();
+        // Four inodes a KiB: tiny files fill it no sooner than big ones.
+        let inodes = (blueprint.tmp.0 / 4096).max(1024);
+        let tmpfs = tmpfs(&blueprint.tmp.0.to_string(), &inodes.to_string(), MountAttrFlags::empty())
+            .while_(doing)?;
+        self.mount_on(tmpfs.as_fd(), b"/tmp", Kind::Directory)?;
+        for (name, mode) in
+            [("tmp", 0o1777), ("vartmp", 0o1777), ("shm", 0o1777), ("run", 0o755), ("home", 0o755)]
+        {
+            mkdirat(&tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
+        }
+        for (name, mode) in [("run/screen", 0o1777), ("run/lock", 0o1777), ("run/user", 0o755)] {
+            mkdirat(&tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
+        }
+        let runtime = format!("run/user/{}", blueprint.uid);
+        mkdirat(&tmpfs, &runtime, Mode::from_raw_mode(0o700)).while_(doing)?;
+        give(&tmpfs, &runtime, blueprint).while_(doing)?;
+        let scratch = Scratch { tmpfs };
+        self.mount_on(scratch.part("vartmp").while_(doing)?.as_fd(), b"/var/tmp", Kind::Directory)?;
+        self.mount_on(scratch.part("run").while_(doing)?.as_fd(), b"/run", Kind::Directory)?;
+        Ok(scratch)
+    }
+
+    /// A /dev with what every program expects, and terminals of its own.
+    fn devices(&self, blueprint: &Blueprint, scratch: &Scratch) -> Result<()> {
+        let doing = || "make /dev".to_owned();
+        let dev = tmpfs("64K", "256", MountAttrFlags::MOUNT_ATTR_NOEXEC).while_(doing)?;
+        self.mount_on(dev.as_fd(), b"/dev", Kind::Directory)?;
+        if blueprint.privilege == Privilege::Root {
+            for (name, major, minor) in DEVICES {
+                let device = rustix::fs::makedev(major, minor);
+                mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
+                    .while_(doing)?;
+            }
+        }
+        for (name, host) in &blueprint.devices {
+            empty_file(dev.as_fd(), name).while_(doing)?;
+            self.mount_on(host.as_fd(), format!("/dev/{name}").as_bytes(), Kind::File)?;
+        }
+        let links = [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+            ("ptmx", "pts/ptmx"),
+        ];
+        for (name, to) in links {
+            symlinkat(to, &dev, name).while_(doing)?;
+        }
+        for name in ["pts", "shm"] {
+            mkdirat(&dev, name, Mode::from_raw_mode(0o755)).while_(doing)?;
+        }
+        let pts = devpts(blueprint.tty_group).while_(|| "mount /dev/pts".into())?;
+        self.mount_on(pts.as_fd(), b"/dev/pts", Kind::Directory)?;
+        let shm = scratch.part("shm").while_(doing)?;
+        set_attributes(shm.as_fd(), attributes::NO_EXEC, 0, Reach::Single).while_(doing)?;
+        self.mount_on(shm.as_fd(), b"/dev/shm", Kind::Directory)
+    }
+
+    /// /proc of the cell's own processes, read-only as a whole: sysctls, core_pattern, sysrq and the rest are out of
+    /// reach even for a process that should become root by some hole.
+    fn processes(&self) -> Result<()> {
+        let doing = || "mount /proc".to_owned();
+        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).while_(doing)?;
+        fsconfig_create(&context).while_(doing)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC
+            | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let proc = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).while_(doing)?;
+        self.mount_on(proc.as_fd(), b"/proc", Kind::Directory)?;
+        let null = self.target(b"/dev/null", Kind::File)?;
+        for path in MASKED {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let target = match openat2(self.root, path, flags, Mode::empty(), BELOW) {
+                Ok(target) => target,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(Unbuilt { doing: format!("cover '/{path}'"), errno }),
+            };
+            let empty = copy(null.as_fd(), Below::Left).while_(doing)?;
+            attach_to(empty.as_fd(), target.as_fd()).while_(|| format!("cover '/{path}'"))?;
+        }
+        Ok(())
+    }
+
+    /// The user's home, alone in an otherwise empty parent.
+    fn homes(&self, blueprint: &Blueprint, scratch: &Scratch) -> Result<()> {
+        let doing = || format!("mount the home '{}'", printable(&blueprint.home_path));
+        let empty;
+        let home = match &blueprint.home {
+            Some(home) => home.as_fd(),
+            None => {
+                mkdirat(&scratch.tmpfs, "own", Mode::from_raw_mode(0o700)).while_(doing)?;
+                give(&scratch.tmpfs, "own", blueprint).while_(doing)?;
+                empty = scratch.part("own").while_(doing)?;
+                empty.as_fd()
+            }
+        };
+        if let Some(parent) = &blueprint.covered {
+            let leaf = blueprint.home_path.get(parent.len().saturating_add(1)..).unwrap_or_default();
+            mkdirat(&scratch.tmpfs, [b"home/", leaf].concat(), Mode::from_raw_mode(0o755)).while_(doing)?;
+            let cover = scratch.part("home").while_(doing)?;
+            set_attributes(cover.as_fd(), attributes::READ_ONLY | attributes::NO_DEV, 0, Reach::Single)
+                .while_(doing)?;
+            self.mount_on(cover.as_fd(), parent, Kind::Directory)?;
+        }
+        self.mount_on(home, &blueprint.home_path, Kind::Directory)?;
+        // Last: from here on the scratch file system itself is out of sight.
+        self.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?.as_fd(), b"/tmp", Kind::Directory)
+    }
+}
+
+/// The tmpfs whose directories appear at several places.
+struct Scratch {
+    tmpfs: OwnedFd,
+}
+
+impl Scratch {
+    fn part(&self, name: &str) -> std::result::Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let part = openat2(&self.tmpfs, name, flags, Mode::empty(), BELOW)?;
+        copy(part.as_fd(), Below::Left)
+    }
+}
+
+fn attach_to(what: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(what, "", target, "", flags)
+}
+
+fn give(tmpfs: &OwnedFd, name: &str, blueprint: &Blueprint) -> std::result::Result<(), Errno> {
+    if blueprint.privilege == Privilege::UserNamespace {
+        // All files are the caller's already.
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(blueprint.uid), Gid::from_raw(blueprint.gid));
+    chownat(tmpfs, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn tmpfs(size: &str, inodes: &str, extra: MountAttrFlags) -> std::result::Result<OwnedFd, Errno> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "size", size)?;
+    fsconfig_set_string(&context, "nr_inodes", inodes)?;
+    fsconfig_set_string(&context, "mode", "0755")?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | extra)
+}
+
+fn devpts(tty_group: Option<u32>) -> std::result::Result<OwnedFd, Errno> {
+    let context = fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_flag(&context, "newinstance")?;
+    fsconfig_set_string(&context, "ptmxmode", "0666")?;
+    fsconfig_set_string(&context, "mode", "0620")?;
+    if let Some(group) = tty_group {
+        fsconfig_set_string(&context, "gid", group.to_string())?;
+    }
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// A file to mount a device or a terminal on.
+pub(crate) fn empty_file(directory: BorrowedFd<'_>, name: &str) -> std::result::Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(directory, name, flags, Mode::from_raw_mode(0o600), BELOW).map(drop)
+}
+
+/// Mounts `what` on the file `name` of `directory`.
+pub(crate) fn attach_below(
+    what: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+    name: &str,
+) -> std::result::Result<(), Errno> {
+    let target =
+        openat2(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BELOW)?;
+    attach_to(what, target.as_fd())
+}

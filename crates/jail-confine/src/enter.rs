@@ -1,0 +1,296 @@
+//! The entry: five values, each consumed by the next.
+//!
+//! ```text
+//! Invocation  what the caller handed over, made harmless      before anything is looked at: CVE-2021-4034, -2024-21626
+//! Admission   who, where, under which policy                  the last name lookup: CVE-2019-14271, CVE-2025-32463
+//! Cell        namespaces and mounts                           the filter is compiled before, from files of the host
+//! Confined    rights given up, in the one order that works    Landlock below the finished root; seccomp last
+//! exec        the user's program                              the only name used after the root changed but chdir
+//! ```
+//!
+//! Whatever goes wrong on the way is a refusal: there is no path on which a program starts with less confinement than
+//! the policy says.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use jail_sys::process::{self, Cloned, Exec};
+use rustix::process::getppid;
+
+use crate::admission::{self, Admission};
+use crate::cell::Cell;
+use crate::cell::blueprint::{Blueprint, Privilege};
+use crate::confined::{self, Identity};
+use crate::environment::{self, Fixed};
+use crate::filter;
+use crate::invocation::{self, Call, Invocation, Terminal};
+use crate::log::{Level, Log};
+use crate::policy::Policy;
+use crate::policy::values::{Isolation, Limit, Limits, Network, Root};
+use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
+use crate::session::{self, Failure, Session};
+use crate::trusted::Trust;
+use crate::waiter::{self, Watch};
+
+/// Refused, or failed before the command ran.
+pub const REFUSED: i32 = 125;
+/// Found, but it cannot be executed; as a shell has it.
+pub const NOT_EXECUTABLE: i32 = 126;
+/// Not found; as a shell has it.
+pub const NOT_FOUND: i32 = 127;
+
+/// The set-uid login shell, whole. Returns the exit status.
+#[must_use]
+pub fn login_shell() -> i32 {
+    let invocation = match invocation::sanitize() {
+        Ok(invocation) => invocation,
+        Err(refusal) => return refuse(&refusal, &Log::open("jail-sh"), b"?"),
+    };
+    let log = Log::open("jail-sh");
+    let caller = format!("uid {}", invocation.uid).into_bytes();
+    match log_in(&invocation, &log) {
+        Ok(status) => status,
+        Err(refusal) => refuse(&refusal, &log, &caller),
+    }
+}
+
+fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
+    invocation::become_root(invocation)?;
+    let admission = admission::decide(invocation)?;
+    for note in &admission.notes {
+        log.line(Level::Notice, note);
+    }
+    let call = &invocation.call;
+    let entry = Entry {
+        privilege: Privilege::Root,
+        trust: Trust::Root,
+        terminal: invocation.terminal,
+        directory: admission.home.clone(),
+        program: Program::Shell(call),
+        environment: &invocation.environment,
+        report: Report::Login,
+    };
+    let what = match &call.command {
+        Some(command) => format!("runs '{}'", printable(command.as_bytes())),
+        None => "logs in".to_owned(),
+    };
+    let name = printable(&admission.account.name);
+    log.line(Level::Info, &format!("{name} enters {} and {what}", admission.jail.path.display()));
+    enter(&admission, &entry, log)
+}
+
+/// What is run inside.
+#[derive(Debug, Clone, Copy)]
+pub enum Program<'a> {
+    /// The account's shell.
+    Shell(&'a Call),
+    /// A command and its arguments; never empty.
+    Command(&'a [OsString]),
+}
+
+/// How a failure reaches the person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// One plain sentence and a reference; the rest is for the log.
+    Login,
+    /// The whole reason, since the caller is his own administrator.
+    Tool,
+}
+
+/// What an entry needs besides the admission.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// What it works with.
+    pub privilege: Privilege,
+    /// Whose files it believes.
+    pub trust: Trust,
+    /// The caller's terminal.
+    pub terminal: Terminal,
+    /// Where the program starts, as seen inside.
+    pub directory: Vec<u8>,
+    /// What is run.
+    pub program: Program<'a>,
+    /// The caller's environment.
+    pub environment: &'a [(OsString, OsString)],
+    /// How a failure is told.
+    pub report: Report,
+}
+
+/// Cell, confinement, exec. Returns the program's exit status.
+///
+/// # Errors
+/// Whatever keeps the program from starting as confined as the policy says.
+pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32> {
+    must_be_possible(&admission.policy)?;
+    if entry.privilege == Privilege::Root {
+        // Keys of the host's sessions must not be reachable from inside: keyrings have no namespace.
+        process::new_session_keyring().or_refuse(What::Host, || "get a session keyring of its own".into())?;
+    }
+    let mut notes = Vec::new();
+    // Made before the filter, whose strict form knows the very pointers of this call.
+    let terminal_name = terminal_placeholder(entry.terminal);
+    let exec = prepare_exec(admission, entry, terminal_name.as_deref())?;
+    let filter = filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?;
+    let parent = getppid();
+
+    // Inherited by all that is started from here on.
+    confined::drop_bounding_set(&admission.policy.capabilities)?;
+    let blueprint = Blueprint::draw(admission, entry.privilege)?;
+    let cell = Cell::create(blueprint)?;
+    let named = cell.join(entry.terminal)?;
+    let exec = match named {
+        Some(name) if Some(&name) != terminal_name.as_ref() => prepare_exec(admission, entry, Some(&name))?,
+        _ => exec,
+    };
+
+    let account = &admission.account;
+    let session = Session {
+        policy: &admission.policy,
+        privilege: entry.privilege,
+        uid: account.uid,
+        gid: account.gid,
+        groups: &account.groups,
+        home: &admission.home,
+        directory: &entry.directory,
+        terminal: entry.terminal,
+        filter: &filter,
+        program: &exec,
+    };
+    match process::clone(0).or_refuse(What::Host, || "start the session's process".into())? {
+        Cloned::Child => {
+            let failure = session::start(&session, &mut notes);
+            process::exit_now(tell(&failure, &session, entry.report, log, &notes))
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(pidfd);
+            let identity = match entry.privilege {
+                Privilege::Root => {
+                    Identity::Change { uid: account.uid, gid: account.gid, groups: Vec::new() }
+                }
+                Privilege::UserNamespace => Identity::Keep,
+            };
+            let parent = if entry.privilege == Privilege::Root { parent } else { None };
+            waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, parent }, cell)
+        }
+    }
+}
+
+/// The first terminal of a new cell always gets this name, so the environment can be laid out in advance.
+fn terminal_placeholder(terminal: Terminal) -> Option<Vec<u8>> {
+    terminal.fd().map(|_| b"/dev/ttyj0".to_vec())
+}
+
+/// What the policy asks for and this version or host cannot give is refused before anything is made.
+fn must_be_possible(policy: &Policy) -> Result<()> {
+    let refuse = |key: &str, value: String| {
+        Err(Refusal::new(
+            What::Policy,
+            format!(
+                "{key} = \"{value}\" (from {}) is not possible in this version; remove it or choose another value",
+                policy.origin(key)
+            ),
+        ))
+    };
+    if policy.isolation != Isolation::Namespaces {
+        return refuse("isolation", policy.isolation.to_string());
+    }
+    if policy.network == Network::Private {
+        return refuse("network", policy.network.to_string());
+    }
+    if policy.root == Root::Discard {
+        return refuse("root", policy.root.to_string());
+    }
+    if policy.agent {
+        return refuse("agent", "true".to_owned());
+    }
+    if !policy.commands.is_empty() {
+        return refuse("commands", policy.commands.join(", "));
+    }
+    if policy.limits == Limits::Required {
+        if policy.memory != Limit::None {
+            return refuse("memory", policy.memory.to_string());
+        }
+        if policy.cpus != Limit::None {
+            return refuse("cpus", policy.cpus.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn prepare_exec(admission: &Admission, entry: &Entry<'_>, terminal: Option<&[u8]>) -> Result<Exec> {
+    let c_string = |bytes: &[u8]| {
+        CString::new(bytes).or_refuse(What::Call, || format!("pass on '{}'", printable(bytes)))
+    };
+    let (path, argv) = match entry.program {
+        Program::Shell(call) => shell_call(&admission.shell, call),
+        Program::Command(words) => {
+            let words: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+            (words.first().cloned().unwrap_or_default(), words)
+        }
+    };
+    let fixed =
+        Fixed { home: &admission.home, user: &admission.account.name, shell: &admission.shell, terminal };
+    let policy = &admission.policy;
+    let env = environment::build(entry.environment, &policy.env, policy.agent, fixed);
+    let argv = argv.iter().map(|argument| c_string(argument)).collect::<Result<Vec<_>>>()?;
+    Ok(Exec::new(c_string(&path)?, argv, env))
+}
+
+/// The shell with the arguments that sshd would have given it.
+fn shell_call(shell: &[u8], call: &Call) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let base = shell.rsplit(|b| *b == b'/').next().unwrap_or(shell);
+    let argv0 = if call.login { [b"-".as_slice(), base].concat() } else { base.to_vec() };
+    let mut argv = vec![argv0];
+    if let Some(command) = &call.command {
+        argv.push(b"-c".to_vec());
+        argv.push(command.as_bytes().to_vec());
+    }
+    (shell.to_vec(), argv)
+}
+
+/// Tells why the user's program did not start; returns the exit status.
+fn tell(failure: &Failure, session: &Session<'_>, report: Report, log: &Log, notes: &[String]) -> i32 {
+    for note in notes {
+        log.line(Level::Notice, note);
+    }
+    let caller = format!("uid {}", session.uid).into_bytes();
+    match failure {
+        Failure::Refused(refusal) => match report {
+            Report::Login => refuse(refusal, log, &caller),
+            Report::Tool => complain(&format!("jail-run: {}", refusal.why), REFUSED),
+        },
+        Failure::Exec(errno) => {
+            let path = printable(session.program.path().to_bytes());
+            let status = if *errno == jail_sys::Errno::NOENT { NOT_FOUND } else { NOT_EXECUTABLE };
+            let why = format!("cannot execute '{path}' inside the jail: {errno}");
+            log.line(Level::Warning, &format!("{}: {why}", printable(&caller)));
+            complain(&why, status)
+        }
+    }
+}
+
+/// One plain sentence for the client, the whole reason for the log, and a reference that ties them together.
+fn refuse(refusal: &Refusal, log: &Log, caller: &[u8]) -> i32 {
+    let mut random = [0_u8; 4];
+    let reference = match rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty()) {
+        Ok(_) => u32::from_ne_bytes(random),
+        Err(_) => std::process::id(),
+    };
+    log.line(Level::Warning, &format!("refused {} [{reference:08x}]: {}", printable(caller), refusal.why));
+    complain(&format!("jail-sh: {} (reference {reference:08x})", refusal.what.sentence()), REFUSED)
+}
+
+fn complain(sentence: &str, status: i32) -> i32 {
+    let line = format!("{sentence}\n");
+    if std::io::stderr().write_all(line.as_bytes()).is_err() {
+        // Nobody listens; the status says it too.
+    }
+    status
+}
+
+/// The caller's home and name as bytes, for callers that have them as strings.
+#[must_use]
+pub fn bytes(text: &OsStr) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}

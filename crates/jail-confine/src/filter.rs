@@ -1,0 +1,80 @@
+//! From the policy's words to a seccomp program, while files can still be opened.
+
+use std::path::Path;
+
+use jail_sys::process::Exec;
+
+use crate::admission::read_all;
+use crate::policy::Policy;
+use crate::policy::values::{Network, Seccomp, Violation};
+use crate::refusal::{OrRefuse, Refusal, Result, What};
+use crate::seccomp::{self, Builtin, ExecPointers, PortFilter, Program, Settings, Source, UnsafeItem};
+use crate::trusted::{self, Trust};
+
+/// Compiles the profile that the policy names.
+///
+/// # Errors
+/// A profile that cannot be trusted, read or compiled; an unknown word in `unsafe`.
+pub(crate) fn compile(
+    policy: &Policy,
+    trust: Trust,
+    exec: &Exec,
+    notes: &mut Vec<String>,
+) -> Result<Program> {
+    let file;
+    let source = match &policy.seccomp {
+        Seccomp::Default => Source::Builtin(Builtin::Default),
+        Seccomp::Transfer => Source::Builtin(Builtin::Transfer),
+        Seccomp::Strict => Source::Builtin(Builtin::Strict),
+        Seccomp::Off => Source::Builtin(Builtin::Off),
+        Seccomp::File(path) => {
+            let (fd, _) = trusted::open_file(Path::new(&path.0), trust)
+                .map_err(|why| Refusal::new(What::Policy, format!("seccomp profile: {why}")))?;
+            file = read_all(&fd).or_refuse(What::Policy, || format!("read '{path}'"))?;
+            Source::File { json: &file, name: &path.0 }
+        }
+    };
+    let profile = source.profile().map_err(|why| Refusal::new(What::Policy, why.to_string()))?;
+    let unsafe_open = unsafe_items(policy)?;
+    let (path, argv, envp) = exec.addresses();
+    let settings = Settings {
+        profile: &profile,
+        violation: match policy.violation {
+            Violation::Errno => seccomp::Violation::Errno,
+            Violation::Kill => seccomp::Violation::Kill,
+            Violation::Log => seccomp::Violation::Log,
+        },
+        ports: match policy.network {
+            Network::Ports { .. } => PortFilter::PortList,
+            _ => PortFilter::None,
+        },
+        unsafe_open: &unsafe_open,
+        kernel: kernel_version(),
+        caps: policy.capabilities.iter().fold(0, |set, c| set | 1_u64.checked_shl(c.0).unwrap_or(0)),
+        strict_exec: (policy.seccomp == Seccomp::Strict).then_some(ExecPointers { path, argv, envp }),
+    };
+    let (program, remarks) =
+        seccomp::compile(&settings).map_err(|why| Refusal::new(What::Policy, why.to_string()))?;
+    // The shipped profiles are written to be right on kernels old and new: what they name in vain is no news.
+    if matches!(policy.seccomp, Seccomp::File(_)) {
+        notes.extend(remarks.iter().map(|remark| format!("seccomp profile '{}': {remark}", policy.seccomp)));
+    }
+    Ok(program)
+}
+
+fn unsafe_items(policy: &Policy) -> Result<Vec<UnsafeItem>> {
+    let parse = |word: &String| {
+        UnsafeItem::parse(word).ok_or_else(|| {
+            Refusal::new(What::Policy, format!("'{word}' in unsafe = […] names no part of the floor"))
+        })
+    };
+    policy.r#unsafe.iter().map(parse).collect()
+}
+
+/// Major and minor of the running kernel; an unreadable one counts as old.
+fn kernel_version() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}

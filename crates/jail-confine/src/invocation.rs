@@ -1,0 +1,254 @@
+//! The first stage: what the caller handed over, made harmless.
+//!
+//! A set-uid program starts in a world that its caller has furnished: descriptors, signals, limits, environment,
+//! argv. Nothing is looked up and nothing is parsed beyond argv before that world has been put in order.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use jail_sys::process;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Pid, getgroups, getpid, getsid, getuid, set_dumpable_behavior, umask,
+};
+use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
+use rustix::thread::{Gid, Uid};
+
+use crate::refusal::{OrRefuse, Refusal, Result, What};
+
+/// What the caller wants to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Whether the inner shell is to be a login shell (argv0 began with `-`, or `-l`).
+    pub login: bool,
+    /// The argument of `-c`, as sshd, su and scp pass it. Never interpreted here.
+    pub command: Option<OsString>,
+}
+
+/// The caller's world after [`sanitize`].
+#[derive(Debug)]
+pub struct Invocation {
+    /// What to run.
+    pub call: Call,
+    /// The caller's real uid.
+    pub uid: u32,
+    /// The caller's real gid.
+    pub gid: u32,
+    /// The caller's supplementary groups, which sshd or su has set.
+    pub groups: Vec<u32>,
+    /// The caller's environment, untouched and not in force any more for anything we do.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The terminal, if there is one.
+    pub terminal: Terminal,
+}
+
+/// Where this process stands towards its terminal (credentials(7), "session").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terminal {
+    /// There is none.
+    None,
+    /// We lead the session that it controls, as under sshd and login: it can be handed on.
+    Ours {
+        /// The descriptor it is open on, 0 to 2.
+        fd: i32,
+    },
+    /// It controls somebody else's session, as under su: it stays theirs, and must be given back as it was.
+    Theirs {
+        /// The descriptor it is open on, 0 to 2.
+        fd: i32,
+        /// The process group in the foreground, if that was ours.
+        foreground: Option<Pid>,
+    },
+}
+
+impl Terminal {
+    /// The descriptor that the terminal is open on.
+    #[must_use]
+    pub const fn fd(self) -> Option<i32> {
+        match self {
+            Self::None => None,
+            Self::Ours { fd } | Self::Theirs { fd, .. } => Some(fd),
+        }
+    }
+
+    /// Looks at the standard descriptors for the terminal that controls this session.
+    #[must_use]
+    pub fn find() -> Self {
+        let session = getsid(None).ok();
+        for fd in 0..=2 {
+            let borrowed = standard(fd);
+            if !isatty(borrowed) || tcgetsid(borrowed).ok() != session || session.is_none() {
+                continue;
+            }
+            if session == Some(getpid()) {
+                return Self::Ours { fd };
+            }
+            let group = rustix::process::getpgrp();
+            let foreground = tcgetpgrp(borrowed).ok().filter(|foreground| *foreground == group);
+            return Self::Theirs { fd, foreground };
+        }
+        Self::None
+    }
+}
+
+/// Standard input, output or error by number; [`sanitize`] has made sure that they are open.
+#[must_use]
+pub fn standard(fd: i32) -> BorrowedFd<'static> {
+    match fd {
+        0 => rustix::stdio::stdin(),
+        1 => rustix::stdio::stdout(),
+        _ => rustix::stdio::stderr(),
+    }
+}
+
+/// Puts the caller's world in order and reads argv.
+///
+/// # Errors
+/// A call that is neither a login nor `-c COMMAND`, or a world that cannot be put in order.
+pub fn sanitize() -> Result<Invocation> {
+    // Nobody with the caller's uid may look into this process or its children before exec
+    // (CVE-2016-8659, CVE-2026-41163: a dumpable helper of a set-uid sandbox).
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .or_refuse(What::Host, || "become undumpable".into())?;
+    // Leaked descriptors of directories are a way out (CVE-2024-21626); their numbers have no upper end.
+    process::close_from(3).or_refuse(What::Host, || "close inherited descriptors".into())?;
+    // An own file opened as descriptor 2 would receive the error messages.
+    open_standard_descriptors().or_refuse(What::Host, || "open the standard descriptors".into())?;
+    reset_signals().or_refuse(What::Host, || "reset signals".into())?;
+    umask(Mode::from_raw_mode(0o022));
+
+    let environment = std::env::vars_os().collect();
+    let call = read_arguments(std::env::args_os())?;
+    let groups = getgroups().or_refuse(What::Host, || "read the caller's groups".into())?;
+    Ok(Invocation {
+        call,
+        uid: getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        groups: groups.into_iter().map(Gid::as_raw).collect(),
+        environment,
+        terminal: Terminal::find(),
+    })
+}
+
+/// Becomes root entirely: files that the entry makes must not belong to the caller's group, and the caller must not
+/// be able to signal a process of his real uid half-way.
+///
+/// # Errors
+/// If this program is not set-uid root, or its caller is root and has no jail to go to.
+pub fn become_root(invocation: &Invocation) -> Result<()> {
+    if invocation.uid == 0 {
+        return Err(Refusal::new(
+            What::Account,
+            "the caller is root, whom no jail holds; start it as the jailed user: su - USER",
+        ));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Refusal::new(
+            What::Host,
+            "jail-sh does not run as root: its file must belong to root with mode 4755, \
+             on a file system mounted without nosuid",
+        ));
+    }
+    let doing = || "take root's identity".to_owned();
+    rustix::thread::set_thread_groups(&[]).or_refuse(What::Host, doing)?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).or_refuse(What::Host, doing)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).or_refuse(What::Host, doing)?;
+    // A change of credentials may set the flag back (prctl(2), PR_SET_DUMPABLE).
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).or_refuse(What::Host, || "become undumpable".into())
+}
+
+fn open_standard_descriptors() -> std::result::Result<(), Errno> {
+    for fd in 0..=2 {
+        if rustix::io::fcntl_getfd(standard(fd)).is_err() {
+            // The lowest free number is this one; it stays open for the life of the process.
+            let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+            std::mem::forget(null);
+        }
+    }
+    Ok(())
+}
+
+/// The signals whose inherited disposition could change what we do (an ignored SIGCHLD loses the exit status,
+/// Rust's runtime ignores SIGPIPE) or what a shell does. All are blocked until the user's program starts.
+fn reset_signals() -> std::result::Result<(), Errno> {
+    // HUP INT QUIT USR1 USR2 PIPE ALRM TERM CHLD CONT TSTP TTIN TTOU, the same numbers on all Linux targets we build for.
+    for signal in [1, 2, 3, 10, 12, 13, 14, 15, 17, 18, 20, 21, 22] {
+        process::default_signal(signal)?;
+    }
+    process::block_all_signals(true)
+}
+
+fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Call> {
+    let mut arguments = arguments;
+    // An empty argv is how CVE-2021-4034 began; Linux 5.18 and later put an empty string there.
+    let Some(argv0) = arguments.next() else {
+        return Err(Refusal::new(What::Call, "called without even a program name"));
+    };
+    let mut call = Call { login: argv0.as_bytes().starts_with(b"-"), command: None };
+    while let Some(argument) = arguments.next() {
+        match argument.as_bytes() {
+            b"-l" | b"--login" => call.login = true,
+            b"-c" => {
+                let Some(command) = arguments.next() else {
+                    return Err(Refusal::new(What::Call, "-c is not followed by a command"));
+                };
+                if arguments.next().is_some() {
+                    return Err(Refusal::new(What::Call, "arguments follow the command of -c"));
+                }
+                call.command = Some(command);
+            }
+            other => {
+                return Err(Refusal::new(
+                    What::Call,
+                    format!("unknown argument '{}'", crate::refusal::printable(other)),
+                ));
+            }
+        }
+    }
+    Ok(call)
+}
+
+/// The value of a variable in the caller's environment.
+#[must_use]
+pub fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr> {
+    environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+}
+
+/// A command as bytes, for the log.
+#[must_use]
+pub fn command_bytes(call: &Call) -> Vec<u8> {
+    call.command.clone().map(OsString::into_vec).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(arguments: &[&str]) -> Result<Call> {
+        read_arguments(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_calls_of_sshd_su_and_login() {
+        let login = Call { login: true, command: None };
+        assert_eq!(call(&["-jail-sh"]).ok(), Some(login.clone()));
+        assert_eq!(call(&["-su"]).ok(), Some(login));
+        assert_eq!(
+            call(&["jail-sh", "-c", "scp -t x"]).ok(),
+            Some(Call { login: false, command: Some("scp -t x".into()) })
+        );
+        assert_eq!(call(&["-su", "-c", "id"]).ok(), Some(Call { login: true, command: Some("id".into()) }));
+        assert_eq!(call(&["jail-sh"]).ok(), Some(Call { login: false, command: None }));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bad in
+            [&[][..], &["jail-sh", "-c"], &["jail-sh", "-c", "a", "b"], &["jail-sh", "-i"], &["x", "f"]]
+        {
+            assert!(call(bad).is_err(), "{bad:?}");
+        }
+    }
+}

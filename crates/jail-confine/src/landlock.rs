@@ -1,0 +1,152 @@
+//! Landlock on top of the mounts: what may be read, written and executed inside the cell, and what may be reached by
+//! sockets and signals.
+//!
+//! Rules are opened below the finished root, after the last mount, since a rule on an inode under a mount does not
+//! match what is mounted over it (rulings 4). Whatever this kernel's ABI lacks is returned, for the log.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use jail_sys::landlock::{self, Ruleset, fs, scope, tcp};
+use rustix::fs::{Mode, OFlags, openat2};
+use rustix::io::Errno;
+
+use crate::admission::BELOW;
+use crate::policy::Policy;
+use crate::policy::values::{Network, Root};
+use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
+
+/// The rules, ready to be put in force.
+pub(crate) struct Fence {
+    ruleset: Option<Ruleset>,
+}
+
+/// A place of the cell and what may be done there.
+struct Place {
+    path: Vec<u8>,
+    rights: u64,
+    /// Whether it may be missing.
+    optional: bool,
+}
+
+const READ: u64 = fs::EXECUTE | fs::READ_FILE | fs::READ_DIR;
+/// For /dev: use what is there.
+const USE: u64 = fs::READ_FILE | fs::READ_DIR | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV;
+
+impl Fence {
+    /// Opens what the rules name, in the cell and with privilege still at hand.
+    ///
+    /// # Errors
+    /// A port list on a kernel that cannot enforce it (Linux 6.7 is needed), or a rule that cannot be made.
+    pub(crate) fn prepare(policy: &Policy, home: &[u8], uid: u32, notes: &mut Vec<String>) -> Result<Self> {
+        let abi = landlock::abi();
+        let ports = matches!(policy.network, Network::Ports { .. });
+        if ports && abi < 4 {
+            return Err(Refusal::new(
+                What::Host,
+                "network = { connect, bind } needs Landlock's TCP rules (Linux 6.7, with landlock among the kernel's \
+                 lsm=); use \"none\" or \"host\" here",
+            ));
+        }
+        if abi == 0 {
+            notes.push(
+                "this kernel has no Landlock: file modes and mounts alone protect the cell's files"
+                    .to_owned(),
+            );
+            return Ok(Self { ruleset: None });
+        }
+        let known = fs::known(abi);
+        let scoped = scopes(policy, abi, notes);
+        let handled_net = if ports { tcp::BIND | tcp::CONNECT } else { 0 };
+        let ruleset = Ruleset::new(known, handled_net, scoped)
+            .or_refuse(What::Host, || "make the Landlock rules".into())?;
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .or_refuse(What::Host, || "open the root of the cell".into())?;
+        for place in places(policy, home, uid, known) {
+            allow(&ruleset, &root, &place)?;
+        }
+        allow_ports(&ruleset, &policy.network)?;
+        Ok(Self { ruleset: Some(ruleset) })
+    }
+
+    /// Puts the rules in force. Needs no_new_privs.
+    ///
+    /// # Errors
+    /// If the kernel refuses, which is never passed over.
+    pub(crate) fn enforce(self) -> Result<()> {
+        match self.ruleset {
+            None => Ok(()),
+            Some(ruleset) => ruleset.restrict_self().or_refuse(What::Host, || "put Landlock in force".into()),
+        }
+    }
+}
+
+/// Abstract sockets are named in the network namespace: where that is the host's, only Landlock keeps them apart.
+fn scopes(policy: &Policy, abi: u32, notes: &mut Vec<String>) -> u64 {
+    let shares_network = matches!(policy.network, Network::Host | Network::Ports { .. });
+    if !shares_network {
+        return 0;
+    }
+    if abi < 6 {
+        notes.push(
+            "abstract sockets of the host can be reached from the session: this kernel's Landlock cannot scope them \
+             (Linux 6.12 can)"
+                .to_owned(),
+        );
+        return 0;
+    }
+    scope::ABSTRACT_SOCKETS
+}
+
+fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
+    let place = |path: &[u8], rights: u64, optional| Place { path: path.to_vec(), rights, optional };
+    let root = if policy.root == Root::ReadOnly { READ } else { known };
+    let mut places = vec![
+        place(b"/", root, false),
+        place(b"/dev", USE, false),
+        place(b"/dev/shm", known, false),
+        place(b"/tmp", known, false),
+        place(b"/var/tmp", known, false),
+        place(b"/run/screen", known, false),
+        place(b"/run/lock", known, false),
+        place(format!("/run/user/{uid}").as_bytes(), known, false),
+        place(home, known, false),
+    ];
+    for bind in &policy.bind {
+        let rights = if bind.read_only { READ } else { known };
+        places.push(place(bind.to.0.as_bytes(), rights, false));
+    }
+    places
+}
+
+fn allow(ruleset: &Ruleset, root: &OwnedFd, place: &Place) -> Result<()> {
+    let doing = || format!("allow '{}' by Landlock", printable(&place.path));
+    let relative = match place.path.strip_prefix(b"/") {
+        Some(b"") | None => b".",
+        Some(relative) => relative,
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match openat2(root, relative, flags, Mode::empty(), BELOW) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) if place.optional => return Ok(()),
+        Err(errno) => return Err(errno).or_refuse(What::Host, doing),
+    };
+    match ruleset.allow_path(fd.as_fd(), place.rights) {
+        // A bound file cannot have the rights of a directory.
+        Err(Errno::INVAL) => ruleset.allow_path(fd.as_fd(), place.rights & fs::OF_FILES),
+        other => other,
+    }
+    .or_refuse(What::Host, doing)
+}
+
+fn allow_ports(ruleset: &Ruleset, network: &Network) -> Result<()> {
+    let Network::Ports { connect, bind } = network else { return Ok(()) };
+    let lists = [(connect, tcp::CONNECT), (bind, tcp::BIND)];
+    for (ports, access) in lists {
+        for port in ports {
+            ruleset
+                .allow_port(*port, access)
+                .or_refuse(What::Host, || format!("allow port {port} by Landlock"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The process that stays outside: it passes signals in and the exit status out, with the user's rights only.
+
+use std::os::fd::AsFd;
+
+use jail_sys::process::{self, Taken};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, WaitStatus, getppid, wait as wait_any};
+use rustix::termios::tcsetpgrp;
+
+use crate::cell::Cell;
+use crate::cell::blueprint::Privilege;
+use crate::confined::{self, Identity};
+use crate::invocation::{Terminal, standard};
+use crate::refusal::{OrRefuse, Result, What};
+
+const SIGHUP: i32 = 1;
+const SIGKILL: i32 = 9;
+const SIGCHLD: i32 = 17;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+/// How long a session may tidy up after a hang-up before its cell ends.
+const GRACE_SECONDS: u32 = 3;
+
+/// What the waiter watches.
+pub(crate) struct Watch {
+    pub(crate) child: Pid,
+    pub(crate) terminal: Terminal,
+    pub(crate) identity: Identity,
+    /// Who started us; when that is gone the session has lost its connection.
+    pub(crate) parent: Option<Pid>,
+}
+
+/// Waits for the session to end and returns its exit status as a shell gives it: 128 + n for a signal.
+///
+/// # Errors
+/// If the rights cannot be given up; the session is killed then.
+pub(crate) fn wait(watch: &Watch, cell: Cell) -> Result<i32> {
+    let privilege = cell.privilege();
+    cell.keep_alive();
+    if let Err(refusal) = give_up(watch, privilege) {
+        // Not one moment with rights longer than needed: the cell dies with us.
+        process::kill(watch.child.as_raw_nonzero().get(), SIGKILL)
+            .or_refuse(What::Host, || "end the session".into())?;
+        return Err(refusal);
+    }
+    let status = watch_child(watch);
+    give_terminal_back(watch.terminal);
+    status
+}
+
+fn give_up(watch: &Watch, privilege: Privilege) -> Result<()> {
+    confined::give_up_rights(&watch.identity, &[])?;
+    rustix::thread::set_name(c"jail-waiter").or_refuse(What::Host, || "name the waiter".into())?;
+    if privilege == Privilege::Root {
+        // sshd's process for this connection is our parent. After the change of uid, which would clear it.
+        confined::die_with_parent(SIGHUP)?;
+    }
+    release_descriptors(watch.terminal)
+}
+
+/// The pipes of a session must close when its last process closes them, not when the waiter ends. The terminal is
+/// kept only where it has to be given back.
+fn release_descriptors(terminal: Terminal) -> Result<()> {
+    let doing = || "let go of the standard descriptors".to_owned();
+    let keep = match terminal {
+        Terminal::Theirs { fd, .. } => Some(fd),
+        _ => None,
+    };
+    for fd in (0..=2).filter(|fd| Some(*fd) != keep) {
+        // Closed, not redirected: there is no /dev/null of the host's any more, and nothing is opened from here on.
+        process::close(fd).or_refuse(What::Host, doing)?;
+    }
+    Ok(())
+}
+
+fn watch_child(watch: &Watch) -> Result<i32> {
+    let child = watch.child.as_raw_nonzero().get();
+    // The parent may have gone before we asked to be told.
+    if watch.parent.is_some() && getppid() != watch.parent {
+        hang_up(child);
+    }
+    loop {
+        let taken = match process::wait_signal() {
+            Ok(taken) => taken,
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno).or_refuse(What::Host, || "wait for the session".into()),
+        };
+        match taken.signal {
+            SIGCHLD => {
+                if let Some(status) = reap(watch)? {
+                    return Ok(status);
+                }
+            }
+            SIGHUP if watch.parent.is_some() && getppid() != watch.parent => hang_up(child),
+            signal => forward(watch.terminal, child, Taken { signal, ..taken }),
+        }
+    }
+}
+
+/// The connection is gone: tell the session, give it a moment, end the cell.
+fn hang_up(child: i32) {
+    // The whole group: a shell without a terminal does not pass it on.
+    if process::kill(-child, SIGHUP).is_err() || process::kill(child, SIGHUP).is_err() {
+        // It has ended meanwhile; the loop hears of that.
+    }
+    process::alarm(GRACE_SECONDS);
+}
+
+fn forward(terminal: Terminal, child: i32, taken: Taken) {
+    const SIGALRM: i32 = 14;
+    if taken.signal == SIGALRM && taken.from_kernel {
+        process::exit_now(128 + SIGHUP);
+    }
+    // A key of a terminal that the session shares with us has reached it already.
+    if taken.from_kernel && matches!(terminal, Terminal::Theirs { .. }) {
+        return;
+    }
+    if process::kill(child, taken.signal).is_err() {
+        // It has ended meanwhile; the loop hears of that.
+    }
+}
+
+/// Takes the child's news. `Some` is its end.
+fn reap(watch: &Watch) -> Result<Option<i32>> {
+    loop {
+        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+        // Any child: the session may lead a process group of its own.
+        let news = match wait_any(options) {
+            Ok(None) => return Ok(None),
+            Ok(Some(news)) => news,
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno).or_refuse(What::Host, || "wait for the session".into()),
+        };
+        let (pid, status) = news;
+        if pid != watch.child {
+            // The cell's first process; its end is the session's end too, which we are told next.
+            continue;
+        }
+        if let Some(status) = end_of(status) {
+            return Ok(Some(status));
+        }
+        if status.stopped() && matches!(watch.terminal, Terminal::Theirs { .. }) {
+            stop_too(watch);
+        }
+    }
+}
+
+fn end_of(status: WaitStatus) -> Option<i32> {
+    status.exit_status().or_else(|| status.terminating_signal().map(|signal| signal.saturating_add(128)))
+}
+
+/// `suspend` in a shell under su stops the shell; the caller's shell has to see us stop as well.
+fn stop_too(watch: &Watch) {
+    give_terminal_back(watch.terminal);
+    if process::kill(0, SIGSTOP).is_err()
+        || process::kill(watch.child.as_raw_nonzero().get(), SIGCONT).is_err()
+    {
+        // Then it stays stopped, and a later SIGCONT is forwarded.
+    }
+}
+
+/// The shell inside has made its own process group the foreground one; ours must be again, or the caller's shell
+/// stops at its next read (bubblewrap issue 744).
+fn give_terminal_back(terminal: Terminal) {
+    if let Terminal::Theirs { fd, foreground: Some(group) } = terminal {
+        // All signals are blocked, SIGTTOU among them.
+        if tcsetpgrp(standard(fd).as_fd(), group).is_err() {
+            // The terminal has been hung up.
+        }
+    }
+}
