@@ -151,7 +151,8 @@ pub struct Needs {
     pub needs: Vec<Need>,
     /// What it needs and cannot have; the program will not start.
     pub unmet: Vec<Unmet>,
-    /// Optional needs that are not there.
+    /// What is not there but need not be: optional needs, and what a library (started by nobody) asks for and does not
+    /// find by itself; the process that loads it may have it loaded already.
     pub absent: Vec<Unmet>,
     /// It finds libraries by `$ORIGIN`, which glibc reads from `/proc/self/exe`: without a `/proc` it will not start.
     pub uses_proc: bool,

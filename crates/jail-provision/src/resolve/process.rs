@@ -39,12 +39,16 @@ pub(super) fn play(resolver: &mut Resolver<'_>, program: &Rc<Object>, needs: &mu
         inodes: HashMap::new(),
         used_config: false,
     };
-    process.start(program, elf, needs);
+    process.start(program, elf, &interpreter, needs);
     process.load_dependencies(0, needs);
     let required = process.loaded.len();
     process.load_variants(required, needs);
     process.load_optional(required, needs);
     process.note_configuration(needs);
+    if elf.interpreter.is_none() {
+        // Nobody starts a library. Whoever loads it may have loaded what is missing already (java and its libjvm.so).
+        needs.absent.append(&mut needs.unmet);
+    }
 }
 
 /// A library has no PT_INTERP: whoever loads it has. Take the machine's usual loader, or musl's if it asks for musl.
@@ -117,7 +121,7 @@ enum Way {
 pub(super) type Search = Result<Option<Hit>, Why>;
 
 impl Process<'_, '_> {
-    fn start(&mut self, program: &Rc<Object>, elf: &Rc<Elf>, needs: &mut Needs) {
+    fn start(&mut self, program: &Rc<Object>, elf: &Rc<Elf>, interpreter: &[u8], needs: &mut Needs) {
         // The kernel tells the program its own real place; a library's place is the path it was opened by.
         let origin = program.real.parent().unwrap_or(Path::new("/")).to_path_buf();
         self.push(program.clone(), elf.clone(), None, NeedKind::Library, &origin);
@@ -126,8 +130,11 @@ impl Process<'_, '_> {
                 self.names.insert(soname.clone(), 0);
             }
         }
-        if let Some(interpreter) = &elf.interpreter {
+        if elf.interpreter.is_some() {
             self.load_interpreter(program, interpreter, needs);
+        } else if let Ok(Some(object)) = self.accept(Path::new(OsStr::from_bytes(interpreter))) {
+            // Whoever loads a library has a loader; asking for it by name finds that one.
+            self.push_interpreter(object, interpreter);
         }
     }
 
@@ -141,18 +148,21 @@ impl Process<'_, '_> {
         }
         match self.accept(path) {
             Ok(Some(object)) => {
-                let Content::Elf { elf, .. } = object.content.clone() else { return };
-                let soname = elf.soname.clone();
-                let need = need(&object, name, &program.path, kind, false);
-                needs.needs.push(need);
-                let index = self.push(object, elf, None, kind, Path::new("/"));
-                self.names.insert(name.to_vec(), index);
-                if let (Some(soname), Family::Glibc) = (soname, self.loader.family) {
-                    self.names.insert(soname, index);
-                }
+                needs.needs.push(need(&object, name, &program.path, kind, false));
+                self.push_interpreter(object, name);
             }
             Ok(None) => needs.unmet.push(unmet(Why::NotFound { searched: Vec::new() })),
             Err(why) => needs.unmet.push(unmet(why)),
+        }
+    }
+
+    fn push_interpreter(&mut self, object: Rc<Object>, name: &[u8]) {
+        let Content::Elf { elf, .. } = object.content.clone() else { return };
+        let soname = elf.soname.clone();
+        let index = self.push(object, elf, None, NeedKind::Interpreter, Path::new("/"));
+        self.names.insert(name.to_vec(), index);
+        if let (Some(soname), Family::Glibc) = (soname, self.loader.family) {
+            self.names.insert(soname, index);
         }
     }
 
