@@ -114,6 +114,24 @@ impl Pty {
         }
     }
 
+    /// Everything that is still shown until the program's end.
+    #[track_caller]
+    pub fn rest(&mut self) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut screen = lock(&self.seen.0);
+        while !screen.closed {
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "it does not end; the terminal shows:\n{}",
+                String::from_utf8_lossy(&screen.bytes)
+            );
+            screen =
+                self.seen.1.wait_timeout(screen, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        String::from_utf8_lossy(&std::mem::take(&mut screen.bytes)).into_owned()
+    }
+
     /// Runs a line in the shell on it and gives back what it printed, up to a mark that the line itself does not hold.
     #[track_caller]
     pub fn ask(&mut self, line: &str) -> String {
