@@ -14,7 +14,7 @@ pub mod user;
 
 pub use command::{Output, Run};
 pub use pty::Pty;
-pub use runner::{Body, Done, Skip, Test, skip, suite};
+pub use runner::{Body, Done, Skip, Test, skip, suite, suite_in_order};
 pub use scratch::Scratch;
 pub use user::User;
 

@@ -50,7 +50,17 @@ const HANGS_AFTER: Duration = Duration::from_secs(240);
 /// Runs the tests that the command line selects; the whole of a suite's `main`.
 #[must_use]
 pub fn suite(groups: &[&[Test]]) -> ExitCode {
-    let options = Options::from_args();
+    suite_with_threads(2, groups)
+}
+
+/// [`suite`], one test after the other: for tests that change what others stand on, such as the policy file.
+#[must_use]
+pub fn suite_in_order(groups: &[&[Test]]) -> ExitCode {
+    suite_with_threads(1, groups)
+}
+
+fn suite_with_threads(threads: usize, groups: &[&[Test]]) -> ExitCode {
+    let options = Options::from_args(threads);
     let all = groups.iter().flat_map(|group| group.iter().copied());
     let (tests, left_out): (Vec<Test>, Vec<Test>) = all.partition(|test| options.selects(test.name));
     if options.list {
@@ -78,9 +88,8 @@ struct Options {
 
 impl Options {
     /// libtest's options, as far as they mean something here.
-    fn from_args() -> Options {
-        let mut options =
-            Options { words: Vec::new(), not: Vec::new(), exact: false, list: false, threads: 2 };
+    fn from_args(threads: usize) -> Options {
+        let mut options = Options { words: Vec::new(), not: Vec::new(), exact: false, list: false, threads };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             match arg.as_str() {
@@ -88,7 +97,7 @@ impl Options {
                 "--list" => options.list = true,
                 "--skip" => options.not.extend(args.next()),
                 "--test-threads" => {
-                    options.threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(1).max(1);
+                    options.threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(1).clamp(1, threads);
                 }
                 "--color" | "--format" => drop(args.next()),
                 flag if flag.starts_with('-') => {}

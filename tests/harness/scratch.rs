@@ -63,6 +63,7 @@ pub struct Scratch {
     jails: Mutex<BTreeMap<String, PathBuf>>,
     first_uid: u32,
     next_uid: AtomicU32,
+    next_name: AtomicU32,
 }
 
 impl Scratch {
@@ -107,6 +108,7 @@ impl Scratch {
             jails: Mutex::new(BTreeMap::new()),
             first_uid,
             next_uid: AtomicU32::new(first_uid),
+            next_name: AtomicU32::new(1),
         }
     }
 
@@ -120,6 +122,11 @@ impl Scratch {
         let mut jails = lock(&self.jails);
         let at = format!("/srv/{}", sections.join("-"));
         jails.entry(at.clone()).or_insert_with(|| self.jail(&at, sections)).clone()
+    }
+
+    /// A name for a directory or an object of this run that no other test has.
+    pub fn unique(&self, what: &str) -> String {
+        format!("{what}-{}", self.next_name.fetch_add(1, Ordering::Relaxed))
     }
 
     /// sshd with Debian's usual settings, started at the first call.

@@ -23,6 +23,18 @@ impl Sshd {
     #[track_caller]
     #[must_use]
     pub fn start(extra: &str) -> Sshd {
+        Sshd::start_between(extra, "")
+    }
+
+    /// Starts one with lines at the end, where `Match` blocks have to stand.
+    #[track_caller]
+    #[must_use]
+    pub fn start_with(at_the_end: &str) -> Sshd {
+        Sshd::start_between("", at_the_end)
+    }
+
+    #[track_caller]
+    fn start_between(extra: &str, at_the_end: &str) -> Sshd {
         let dir = PathBuf::from(format!("/run/sshd-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&dir).expect("mkdir");
         for key in ["host_key", "client_key"] {
@@ -34,11 +46,13 @@ impl Sshd {
         }
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let at = dir.display();
+        // A second line for the same subsystem is an error.
+        let sftp =
+            if extra.contains("Subsystem") { "" } else { "Subsystem sftp /usr/lib/openssh/sftp-server\n" };
         let config = format!(
             "{extra}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {at}/host_key\nPidFile {at}/pid\n\
              UsePAM yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nX11Forwarding yes\nPrintMotd no\n\
-             AcceptEnv LANG LC_*\nSubsystem sftp /usr/lib/openssh/sftp-server\nMaxStartups 300\nMaxSessions 300\n\
-             LogLevel VERBOSE\n"
+             AcceptEnv LANG LC_*\n{sftp}MaxStartups 300\nMaxSessions 300\nLogLevel VERBOSE\n{at_the_end}"
         );
         std::fs::write(dir.join("sshd_config"), config).expect("write");
         let host_key = std::fs::read_to_string(dir.join("host_key.pub")).expect("host key");

@@ -103,6 +103,15 @@ impl Scratch {
         }
         jail
     }
+
+    /// A jailed account with the probe at hand, for attacks: `probe` is in its `$PATH`.
+    #[track_caller]
+    pub fn attacker(&self) -> User<'_> {
+        let user = self.jailed_user(&["basicshell", "extendedshell"]);
+        let jail = user.jail.clone().filter(|_| Under::test() != Under::Bubblewrap);
+        bring_probe(&jail.unwrap_or_else(|| PathBuf::from("/")));
+        user
+    }
 }
 
 impl<'s> User<'s> {
@@ -183,6 +192,30 @@ impl<'s> User<'s> {
         self.sshd().client("ssh").arg(self.at_host()).arg(command)
     }
 
+    /// Tries attempts of the probe inside: each with the kernel's answer.
+    #[track_caller]
+    #[must_use]
+    pub fn probe(&self, attempts: &[&str]) -> Vec<(String, String)> {
+        let quoted = attempts.iter().map(|a| format!("'{a}'")).collect::<Vec<_>>().join(" ");
+        let out = self.ssh(&format!("probe {quoted}")).run();
+        let answers: Vec<(String, String)> = out
+            .text()
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, answer)| (name.to_owned(), answer.to_owned()))
+            .collect();
+        assert_eq!(answers.len(), attempts.len(), "{} {}", out.text(), out.errors());
+        answers
+    }
+
+    /// Fails the test if one of these attempts succeeds.
+    #[track_caller]
+    pub fn cannot(&self, attempts: &[&str]) {
+        let mut answers = self.probe(attempts);
+        answers.retain(|(_, answer)| answer.starts_with("OK"));
+        assert!(answers.is_empty(), "possible inside: {answers:?}");
+    }
+
     /// `ssh -tt` on a terminal, a login. The terminal is dumb unless said otherwise, so that lines stay readable.
     #[track_caller]
     #[must_use]
@@ -222,6 +255,19 @@ impl<'s> User<'s> {
         let id = self.uid.to_string();
         Run::new("setpriv").args(["--reuid", &id, "--regid", &id, "--clear-groups", program])
     }
+}
+
+/// Puts the probe where every account below this root finds it. By rename: another test may be running it.
+#[track_caller]
+pub fn bring_probe(root: &Path) {
+    let dir = root.join("usr/bin");
+    let to = dir.join("probe");
+    if to.exists() {
+        return;
+    }
+    let temporary = dir.join(format!(".probe-{:?}", std::thread::current().id()));
+    std::fs::copy(crate::product::built_static("probe"), &temporary).expect("copy the probe");
+    std::fs::rename(&temporary, &to).expect("rename");
 }
 
 /// Living processes with this real uid: pid and command line.

@@ -116,7 +116,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("kill_all", |_| attempt(libc::SYS_kill, &[1, libc::SIGKILL as usize])),
     ("ptrace", |pid| attempt(libc::SYS_ptrace, &[16, number(pid), 0, 0])),
     ("ptrace_seize", |pid| attempt(libc::SYS_ptrace, &[0x4206, number(pid), 0, 0])),
-    ("process_vm_readv", |pid| attempt(libc::SYS_process_vm_readv, &[number(pid), 0, 0, 0, 0, 0])),
+    ("process_vm_readv", process_vm_readv),
     ("pidfd_open", |pid| attempt(libc::SYS_pidfd_open, &[number(pid), 0])),
     ("setpriority", |pid| attempt(libc::SYS_setpriority, &[0, number(pid), 19])),
     ("prlimit", |pid| attempt(libc::SYS_prlimit64, &[number(pid), 7, 0, 0])),
@@ -220,6 +220,13 @@ fn setns(name: &str) -> Answer {
 fn setns_by_pidfd(pid: &str) -> Answer {
     let fd = call(libc::SYS_pidfd_open, &[number(pid), 0])?;
     attempt(libc::SYS_setns, &[fd as usize, libc::CLONE_NEWNS as usize])
+}
+
+fn process_vm_readv(pid: &str) -> Answer {
+    let byte = [0_u8; 1];
+    let block = [byte.as_ptr().addr(), 1];
+    let at = block.as_ptr().addr();
+    attempt(libc::SYS_process_vm_readv, &[number(pid), at, 1, at, 1, 0])
 }
 
 fn pidfd_getfd() -> Answer {

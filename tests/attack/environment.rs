@@ -1,0 +1,178 @@
+//! Variables, libraries and configuration that a user plants for the privileged program to load.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use jailwright_tests::command::have;
+use jailwright_tests::sshd::Sshd;
+use jailwright_tests::user::Under;
+use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, skip, test};
+
+use crate::attacker;
+
+pub(crate) const TESTS: &[Test] = &[
+    test!(scratch preloaded_library_by_ssh_environment),
+    test!(scratch shell_start_files_by_ssh_environment),
+    test!(scratch loader_variables_by_hand),
+    test!(scratch name_service_library_in_the_jail),
+    test!(scratch loader_cache_in_the_jail),
+    test!(scratch preload_file_in_the_jail),
+    test!(scratch lines_forged_in_the_log),
+];
+
+/// A library that leaves a mark when it is loaded by a process with privilege or outside the cell.
+fn evil_library(user: &User<'_>) -> Result<PathBuf, Skip> {
+    if !have("gcc") {
+        return Err(Skip("no C compiler on this machine".to_owned()));
+    }
+    let mark = format!("/tmp/mark-{}", user.name);
+    let source = format!(
+        "#include <fcntl.h>\n#include <unistd.h>\n__attribute__((constructor)) static void run(void) {{\n\
+         if (geteuid() == 0) close(open(\"{mark}\", O_CREAT | O_WRONLY, 0600)); }}\n"
+    );
+    let at = user.writes("evil.c", source);
+    let library = user.home.join("evil.so");
+    Run::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&at).run().ok();
+    user.owns(&library);
+    Ok(library)
+}
+
+#[track_caller]
+fn assert_no_mark(user: &User<'_>) {
+    let mark = format!("/tmp/mark-{}", user.name);
+    assert!(!std::path::Path::new(&mark).exists(), "the library was loaded by a process of root's");
+}
+
+/// An sshd that takes the user's ~/.ssh/environment, which its manual calls dangerous.
+fn environment_server(user: &User<'_>) -> Sshd {
+    let sshd = Sshd::start("PermitUserEnvironment yes");
+    user.accept_key(&sshd);
+    sshd
+}
+
+/// CVE-2010-3847, CVE-2015-8325, CVE-2023-4911: the loader of a set-uid program.
+fn preloaded_library_by_ssh_environment(host: &Scratch) -> Done {
+    let user = attacker(host);
+    let library = evil_library(&user)?;
+    let sshd = environment_server(&user);
+    let lines = format!(
+        "LD_PRELOAD={0}\nLD_AUDIT={0}\nGLIBC_TUNABLES=glibc.malloc.mxfast=glibc.malloc.mxfast=A\n",
+        library.display()
+    );
+    user.writes(".ssh/environment", lines);
+    sshd.client("ssh").args([&user.at_host(), "true"]).run();
+    assert_no_mark(&user);
+    Ok(())
+}
+
+/// Login shells that are scripts run $BASH_ENV before they build the jail.
+fn shell_start_files_by_ssh_environment(host: &Scratch) -> Done {
+    let user = attacker(host);
+    let sshd = environment_server(&user);
+    let mark = user.home.join("outside");
+    let script = user.writes("start", "grep -q 'NoNewPrivs:.1' /proc/self/status || echo >\"$MARK\"\n");
+    user.writes(
+        ".ssh/environment",
+        format!(
+            "BASH_ENV={0}\nENV={0}\nMARK={1}\nSHELLOPTS=xtrace\nPS4=x\n",
+            script.display(),
+            mark.display()
+        ),
+    );
+    sshd.client("ssh").args([&user.at_host(), "true"]).run();
+    assert!(!mark.exists(), "a start file ran outside the jail");
+    Ok(())
+}
+
+/// The same without sshd.
+fn loader_variables_by_hand(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("jail-sh is meant");
+    }
+    let user = attacker(host);
+    let library = evil_library(&user)?;
+    let dir = user.home.display();
+    user.outside(host.product().jail_sh().to_str().expect("UTF-8"))
+        .args(["-c", "true"])
+        .env("LD_PRELOAD", &library)
+        .env("LD_LIBRARY_PATH", &user.home)
+        .env("GCONV_PATH", &user.home)
+        .env("LOCPATH", &user.home)
+        .env("MALLOC_TRACE", format!("{dir}/trace"))
+        .env("RUST_BACKTRACE", "full")
+        .env("RUST_LOG", "trace")
+        .env("TZ", format!(":{dir}/zone"))
+        .env("USER", &user.name)
+        .run()
+        .ok();
+    assert_no_mark(&user);
+    assert!(!user.home.join("trace").exists());
+    Ok(())
+}
+
+/// A jail of one's own whose files the attacker chose, as if root had been careless.
+fn spoiled_jail(host: &Scratch) -> Result<(PathBuf, User<'_>), Skip> {
+    if Under::test() == Under::Bubblewrap {
+        return Err(Skip("it has no tree of its own".to_owned()));
+    }
+    let jail = host.jail(&format!("/srv/{}", host.unique("spoiled")), &["basicshell"]);
+    let user = host.plain_user().moved_into(&jail);
+    Ok((jail, user))
+}
+
+/// CVE-2019-14271 (docker cp), CVE-2025-32463 (sudo -R): nsswitch.conf of the jail names a library of the jail.
+fn name_service_library_in_the_jail(host: &Scratch) -> Done {
+    let (jail, user) = spoiled_jail(host)?;
+    let library = evil_library(&user)?;
+    std::fs::write(jail.join("etc/nsswitch.conf"), "passwd: evil\ngroup: evil\nhosts: evil\n")
+        .expect("write");
+    for dir in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
+        if jail.join(dir).is_dir() {
+            std::fs::copy(&library, jail.join(dir).join("libnss_evil.so.2")).expect("copy");
+        }
+    }
+    user.ssh("id; getent passwd root").run();
+    assert_no_mark(&user);
+    Ok(())
+}
+
+/// A poisoned ld.so.cache in the jail is read by what runs inside, never by what has privilege.
+fn loader_cache_in_the_jail(host: &Scratch) -> Done {
+    let (jail, user) = spoiled_jail(host)?;
+    let library = evil_library(&user)?;
+    std::fs::copy(&library, jail.join("etc/ld.so.cache")).expect("copy");
+    user.ssh("true").run();
+    assert_no_mark(&user);
+    Ok(())
+}
+
+/// /etc/ld.so.preload of the jail, likewise.
+fn preload_file_in_the_jail(host: &Scratch) -> Done {
+    let (jail, user) = spoiled_jail(host)?;
+    let library = evil_library(&user)?;
+    std::fs::copy(&library, jail.join("usr/lib/evil.so")).expect("copy");
+    std::fs::set_permissions(jail.join("usr/lib/evil.so"), PermissionsExt::from_mode(0o755)).expect("chmod");
+    std::fs::write(jail.join("etc/ld.so.preload"), "/usr/lib/evil.so\n").expect("write");
+    user.ssh("true").run();
+    assert_no_mark(&user);
+    Ok(())
+}
+
+/// CVE-2023-28486: a command that holds a newline writes the next line of the log.
+fn lines_forged_in_the_log(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("only our log is read here");
+    }
+    let user = attacker(host);
+    let mark = host.unique("forged");
+    user.ssh(&format!("echo a\njail-sh[1]: root {mark} logged in\u{1b}[2K")).run();
+    user.outside(host.product().jail_sh().to_str().expect("UTF-8"))
+        .args(["-c", "true"])
+        .env("USER", format!("x\n<86>sshd[1]: Accepted {mark}"))
+        .env("SSH_CONNECTION", format!("1\n<86>sshd[1]: Accepted {mark}"))
+        .run();
+    for line in host.syslog().with(&mark) {
+        assert!(!line.trim_end().contains('\n') && !line.contains('\u{1b}'), "{line:?}");
+    }
+    Ok(())
+}

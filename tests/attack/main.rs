@@ -1,0 +1,64 @@
+//! Attempts to get out of a cell, to see what is outside, or to be more than an ordinary user inside.
+//!
+//! One file a class; each test says in its comment what it is modelled on. All run as a jailed account over a real
+//! login. `JAIL_UNDER_TEST=jailkit` and `=bwrap` hold others against the same attempts (`tests/attack-table`), and
+//! `JAIL_VARIANT` runs them under other policies of ours: `writable` (root = "writable"), `discard`, `private`.
+
+mod credentials;
+mod descriptors;
+mod environment;
+mod files;
+mod ipc;
+mod kernel;
+mod mounts;
+mod namespaces;
+mod network;
+mod processes;
+mod resources;
+mod sshd;
+mod terminals;
+
+use std::process::ExitCode;
+
+use jailwright_tests::user::Under;
+use jailwright_tests::{Scratch, User};
+
+fn main() -> ExitCode {
+    jailwright_tests::suite(&[
+        mounts::TESTS,
+        namespaces::TESTS,
+        kernel::TESTS,
+        terminals::TESTS,
+        credentials::TESTS,
+        processes::TESTS,
+        ipc::TESTS,
+        files::TESTS,
+        descriptors::TESTS,
+        environment::TESTS,
+        network::TESTS,
+        resources::TESTS,
+        sshd::TESTS,
+    ])
+}
+
+/// A jailed account with the probe, under the policy of the variant.
+#[track_caller]
+fn attacker(host: &Scratch) -> User<'_> {
+    let user = host.attacker();
+    if Under::test() == Under::Ours {
+        let policy = match std::env::var("JAIL_VARIANT").as_deref() {
+            Err(_) | Ok("default") => return user,
+            Ok("writable") => "root = \"writable\"",
+            Ok("discard") => "root = \"discard\"",
+            Ok("private") => "session = \"private\"",
+            Ok(other) => panic!("JAIL_VARIANT={other}: one of default, writable, discard, private"),
+        };
+        host.add_policy(&format!("[user.{}]\n{policy}\n", user.name));
+    }
+    user
+}
+
+/// Whether the suite runs with the policy as it is built in.
+fn default_policy() -> bool {
+    matches!(std::env::var("JAIL_VARIANT").as_deref(), Err(_) | Ok("default" | "private"))
+}
