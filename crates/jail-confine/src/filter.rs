@@ -39,6 +39,7 @@ pub(crate) fn compile(
     let (path, argv, envp) = exec.addresses();
     let settings = Settings {
         profile: &profile,
+        arch: seccomp::Arch::NATIVE,
         violation: match policy.violation {
             Violation::Errno => seccomp::Violation::Errno,
             Violation::Kill => seccomp::Violation::Kill,

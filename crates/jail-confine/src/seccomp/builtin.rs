@@ -1,7 +1,12 @@
-//! The profiles that are part of the program; the same files lie in `share/seccomp` for podman and crun.
+//! Where profiles come from: a file of the administrator's, or those that are part of the program (the same files lie in
+//! `share/seccomp` for podman and crun).
+//!
+//! A built-in profile is read only when its program has not been compiled ahead.
+
+use std::borrow::Cow;
 
 use super::error::Error;
-use super::profile::{Exec, Profile, parse};
+use super::profile::{Content, read};
 
 /// A built-in profile by its name in the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,14 +76,59 @@ impl Source<'_> {
     pub fn profile(self) -> Result<Profile, Error> {
         match self {
             Self::File { json, name } => parse(json, name),
-            Self::Builtin(builtin) => {
-                let Some(json) = builtin.json() else { return Ok(Profile::allow_all(builtin.as_str())) };
-                let mut profile = parse(json, builtin.as_str())?;
-                if builtin == Builtin::Strict {
-                    profile.exec = Exec::OnlyTheFirst;
-                }
-                Ok(profile)
-            }
+            Self::Builtin(builtin) => Ok(Profile { body: Body::Builtin(builtin) }),
+        }
+    }
+}
+
+/// A profile, ready to be compiled.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    Builtin(Builtin),
+    File { name: String, content: Content },
+}
+
+/// Reads a profile of the administrator's. `file` is only its name, for messages.
+///
+/// # Errors
+/// Anything that is not exactly the format: unknown keys, actions, operators, architectures and flags, values out of
+/// range, and what would need a supervisor.
+pub fn parse(json: &[u8], file: &str) -> Result<Profile, Error> {
+    let content = read(json, file)?;
+    Ok(Profile { body: Body::File { name: file.to_owned(), content } })
+}
+
+impl Profile {
+    /// Its name for messages: of a built-in one the policy's word, else the file's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.body {
+            Body::Builtin(builtin) => builtin.as_str(),
+            Body::File { name, .. } => name,
+        }
+    }
+
+    /// Which built-in one it is.
+    #[must_use]
+    pub fn builtin(&self) -> Option<Builtin> {
+        match self.body {
+            Body::Builtin(builtin) => Some(builtin),
+            Body::File { .. } => None,
+        }
+    }
+
+    pub(super) fn content(&self) -> Result<Cow<'_, Content>, Error> {
+        match &self.body {
+            Body::File { content, .. } => Ok(Cow::Borrowed(content)),
+            Body::Builtin(builtin) => Ok(Cow::Owned(match builtin.json() {
+                Some(json) => read(json, builtin.as_str())?,
+                None => Content::allow_all(),
+            })),
         }
     }
 }

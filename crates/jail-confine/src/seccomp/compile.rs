@@ -4,14 +4,16 @@
 use std::fmt;
 
 use super::action::Action;
+use super::ahead;
 use super::arch::{Arch, Width, X32_BIT};
+use super::builtin::{Builtin, Profile};
 use super::dag::{Compare, Dag, Id, Test, Word};
 use super::emit::{self, MAX_INSTRUCTIONS};
 use super::errno::{ENOSYS, EPERM};
 use super::error::Error;
 use super::floor::{Floor, PortFilter, UnsafeItem};
 use super::names::Name;
-use super::profile::{Arg, Exec, Flag, Force, Host, Listed, Op, Profile, Rule};
+use super::profile::{Arg, Content, Flag, Force, Host, Listed, Op, Rule};
 use super::program::Program;
 use super::table::SYSCALLS;
 
@@ -43,6 +45,8 @@ pub struct ExecPointers {
 pub struct Settings<'a> {
     /// The profile.
     pub profile: &'a Profile,
+    /// The machine; `Arch::NATIVE` for a program that is to be loaded.
+    pub arch: Arch,
     /// What replaces its default action.
     pub violation: Violation,
     /// Whether Landlock filters ports.
@@ -63,6 +67,7 @@ impl<'a> Settings<'a> {
     pub fn plain(profile: &'a Profile, kernel: (u32, u32)) -> Self {
         Self {
             profile,
+            arch: Arch::NATIVE,
             violation: Violation::Errno,
             ports: PortFilter::None,
             unsafe_open: &[],
@@ -115,26 +120,42 @@ impl fmt::Display for Note {
 /// A graph of this many nodes cannot become a program that the kernel takes.
 const MAX_NODES: usize = 2 * MAX_INSTRUCTIONS;
 
-/// Compiles a profile for this machine.
+/// Compiles a profile. A built-in one under plain settings was compiled ahead.
 ///
 /// # Errors
 /// If the program would be longer than the kernel takes, or the profile is `strict` and no pointers are given.
 pub fn compile(settings: &Settings<'_>) -> Result<(Program, Vec<Note>), Error> {
+    match ahead::program(settings) {
+        Some(program) => Ok((program, Vec::new())),
+        None => compile_now(settings),
+    }
+}
+
+/// Compiles a profile even if its program was compiled ahead.
+///
+/// # Errors
+/// Those of [`compile`].
+pub fn compile_now(settings: &Settings<'_>) -> Result<(Program, Vec<Note>), Error> {
     let profile = settings.profile;
-    if profile.exec == Exec::OnlyTheFirst && settings.strict_exec.is_none() {
+    if profile.builtin() == Some(Builtin::Strict) && settings.strict_exec.is_none() {
         return Err(Error::new(
-            &profile.file,
+            profile.name(),
             None,
             "strict lets one execve pass and was not told which",
             "use it for a command, not for a shell",
         ));
     }
+    let content = profile.content()?;
     let mut notes = Vec::new();
     let mut dag = Dag::default();
-    let plan = Plan::new(settings, &mut notes);
+    let plan = Plan::new(settings, &content);
     let root = whole(&plan, &mut dag).ok_or_else(|| too_long(profile))?;
     let instructions = emit::emit(&dag, root).map_err(|_| too_long(profile))?;
-    let flag = |wanted| profile.flags.contains(&wanted);
+    // Our own profiles are known to name newer calls and foreign ABIs: nobody need read about it.
+    if profile.builtin().is_none() {
+        plan.note(&mut notes);
+    }
+    let flag = |wanted| content.flags.contains(&wanted);
     let flags = jail_sys::seccomp::Flags {
         log: true,
         spec_allow: flag(Flag::SpecAllow),
@@ -146,7 +167,7 @@ pub fn compile(settings: &Settings<'_>) -> Result<(Program, Vec<Note>), Error> {
 
 fn too_long(profile: &Profile) -> Error {
     Error::new(
-        &profile.file,
+        profile.name(),
         None,
         format!("its program is longer than the kernel's {MAX_INSTRUCTIONS} instructions"),
         "use fewer rules with arguments",
@@ -169,39 +190,39 @@ struct Said<'a> {
 /// A profile held against the host: the same for every ABI.
 struct Plan<'a> {
     settings: &'a Settings<'a>,
+    content: &'a Content,
     said: Vec<Said<'a>>,
     /// The newest call the profile's author knew: what came later gets ENOSYS.
     era: (u8, u8),
+    unknown_names: Vec<&'a str>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(settings: &'a Settings<'a>, notes: &mut Vec<Note>) -> Self {
-        let host = Host { caps: settings.caps, kernel: settings.kernel };
-        let mut said = vec![Said::default(); SYSCALLS.len()];
-        let mut era = (0, 0);
-        for rule in &settings.profile.rules {
+    fn new(settings: &'a Settings<'a>, content: &'a Content) -> Self {
+        let host = Host { arch: settings.arch, caps: settings.caps, kernel: settings.kernel };
+        let said = vec![Said::default(); SYSCALLS.len()];
+        let mut plan = Self { settings, content, said, era: (0, 0), unknown_names: Vec::new() };
+        for rule in &content.rules {
             let force = rule.in_force(host);
             if force == Force::InForce {
-                notes.extend(rule.unknown.iter().cloned().map(Note::UnknownName));
+                plan.unknown_names.extend(rule.unknown.iter().map(String::as_str));
             }
             for name in &rule.names {
-                let Some(entry) = said.get_mut(name.index()) else { continue };
-                era = era.max(name.since());
+                let Some(entry) = plan.said.get_mut(name.index()) else { continue };
+                plan.era = plan.era.max(name.since());
                 entry.named = true;
                 if force == Force::InForce {
-                    entry.add(rule, settings.profile.default);
+                    entry.add(rule, content.default);
                 }
             }
         }
-        let plan = Self { settings, said, era };
-        plan.note(notes);
         plan
     }
 
     fn note(&self, notes: &mut Vec<Note>) {
+        notes.extend(self.unknown_names.iter().map(|name| Note::UnknownName((*name).to_owned())));
         let (major, minor) = self.settings.kernel;
-        for name in Name::all() {
-            let Some(said) = self.said.get(name.index()) else { continue };
+        for (name, said) in Name::all().zip(&self.said) {
             let since = name.since();
             if said.named && (u32::from(since.0), u32::from(since.1)) > (major, minor) {
                 notes.push(Note::NewerThanKernel(name.as_str(), since));
@@ -215,8 +236,8 @@ impl<'a> Plan<'a> {
                 notes.push(Note::Floor(name.as_str(), item));
             }
         });
-        for arch in Arch::NATIVE.foreign() {
-            if self.settings.profile.lists(*arch) == Listed::Yes && !self.opens(*arch) {
+        for arch in self.settings.arch.foreign() {
+            if self.content.lists(self.settings.arch, *arch) == Listed::Yes && !self.opens(*arch) {
                 notes.push(Note::AbiClosed(*arch));
             }
         }
@@ -237,15 +258,15 @@ impl<'a> Plan<'a> {
 
     /// Foreign ABIs that the profile lists and the policy opens.
     fn foreign(&self, arch: Arch) -> bool {
-        Arch::NATIVE.foreign().contains(&arch)
-            && self.settings.profile.lists(arch) == Listed::Yes
+        self.settings.arch.foreign().contains(&arch)
+            && self.content.lists(self.settings.arch, arch) == Listed::Yes
             && self.opens(arch)
     }
 
     /// The answer to a call that no rule lists, as the policy wants it.
     fn default(&self) -> Action {
         match self.settings.violation {
-            Violation::Errno => self.settings.profile.default,
+            Violation::Errno => self.content.default,
             Violation::Kill => Action::KillProcess,
             Violation::Log => Action::Log,
         }
@@ -253,7 +274,7 @@ impl<'a> Plan<'a> {
 
     /// The answer to a call that the profile's author cannot have known.
     fn unknown(&self) -> Action {
-        match self.settings.profile.default {
+        match self.content.default {
             Action::Allow | Action::Log | Action::Trace(_) | Action::Notify => self.default(),
             _ => Action::Errno(ENOSYS),
         }
@@ -287,14 +308,14 @@ impl<'a> Said<'a> {
 
 /// The whole program: each ABI's search, told apart by the architecture and x32's bit.
 fn whole(plan: &Plan<'_>, dag: &mut Dag) -> Option<Id> {
-    let kill = dag.answer(Action::KillProcess);
-    let mut root = kill;
+    let machine = plan.settings.arch;
+    let mut root = dag.answer(Action::KillProcess);
     if plan.foreign(Arch::X86) {
         let i386 = abi(plan, Arch::X86, dag)?;
         root = dag.test(Test::equal(Word::ARCH, Arch::X86.audit()), i386, root);
     }
-    let mut native = abi(plan, Arch::NATIVE, dag)?;
-    if Arch::NATIVE == Arch::X86_64 {
+    let mut native = abi(plan, machine, dag)?;
+    if machine == Arch::X86_64 {
         let x32 = if plan.foreign(Arch::X32) {
             abi(plan, Arch::X32, dag)?
         } else {
@@ -302,8 +323,7 @@ fn whole(plan: &Plan<'_>, dag: &mut Dag) -> Option<Id> {
         };
         native = dag.test(Test::at_least(Word::NUMBER, X32_BIT), x32, native);
     }
-    root = dag.test(Test::equal(Word::ARCH, Arch::NATIVE.audit()), native, root);
-    Some(root)
+    Some(dag.test(Test::equal(Word::ARCH, machine.audit()), native, root))
 }
 
 /// The search over the numbers of one ABI. `None` if the graph grows beyond any program.
@@ -335,7 +355,7 @@ fn abi(plan: &Plan<'_>, arch: Arch, dag: &mut Dag) -> Option<Id> {
 /// What each call of the table gets on one ABI, the floor included.
 fn decisions(plan: &Plan<'_>, arch: Arch, dag: &mut Dag) -> Option<Vec<Id>> {
     let default = dag.answer(plan.default());
-    let stated_default = dag.answer(plan.settings.profile.default);
+    let stated_default = dag.answer(plan.content.default);
     let unknown = dag.answer(plan.unknown());
     let mut decisions = Vec::with_capacity(plan.said.len());
     // What the profile itself says, without `violation`: the floor gives way only to that.
@@ -415,11 +435,16 @@ impl Halves {
     fn masked(self, dag: &mut Dag, mask: u64, value: u64, yes: Id, no: Id) -> Id {
         let (mask_high, mask_low) = split(mask);
         let (value_high, value_low) = split(value);
-        let low = dag.test(Test::masked(Word::low(self.arg), mask_low, value_low), yes, no);
-        match self.width {
-            Width::Low => low,
-            Width::Full => dag.test(Test::masked(Word::high(self.arg), mask_high, value_high), low, no),
+        let low = Test::masked(Word::low(self.arg), mask_low, value_low);
+        if self.width == Width::Low {
+            return dag.test(low, yes, no);
         }
+        // A chain of such conditions tests the high half once: each continues where the next one's has been tested.
+        let high = Test::masked(Word::high(self.arg), mask_high, value_high);
+        let (yes_after_high, _) = dag.given(yes, high);
+        let (no_after_high, no) = dag.given(no, high);
+        let low = dag.test(low, yes_after_high, no_after_high);
+        dag.test(high, low, no)
     }
 
     fn ordered(self, dag: &mut Dag, compare: Compare, value: u64, yes: Id, no: Id) -> Id {

@@ -124,6 +124,14 @@ impl Dag {
         self.strictest.get(id.index()).copied().unwrap_or(0)
     }
 
+    /// What `id` comes to where `test` is known to hold, and where it is known not to.
+    pub(super) fn given(&self, id: Id, known: Test) -> (Id, Id) {
+        match self.node(id) {
+            Some(Node::Test { test, yes, no }) if test == known => (yes, no),
+            _ => (id, id),
+        }
+    }
+
     /// `test ? yes : no`
     pub(super) fn test(&mut self, test: Test, yes: Id, no: Id) -> Id {
         if yes == no {

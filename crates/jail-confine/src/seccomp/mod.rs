@@ -6,6 +6,8 @@
 //! It is held against libseccomp in tests.
 
 mod action;
+mod ahead;
+mod ahead_programs;
 mod arch;
 mod builtin;
 pub mod caps;
@@ -21,12 +23,12 @@ mod program;
 mod table;
 
 pub use action::{Action, Verdict};
+pub use ahead::COMPILED_AHEAD;
 pub use arch::{Arch, X32_BIT};
-pub use builtin::{Builtin, Source};
-pub use compile::{ExecPointers, Note, Settings, Violation, compile};
+pub use builtin::{Builtin, Profile, Source, parse};
+pub use compile::{ExecPointers, Note, Settings, Violation, compile, compile_now};
 pub use error::Error;
 pub use floor::{PortFilter, UnsafeItem};
 pub use jail_sys::seccomp::Flags;
 pub use names::Name;
-pub use profile::{Profile, parse};
 pub use program::{Defect, Program, SeccompData};

@@ -19,53 +19,28 @@ const MAX_RULES: usize = 8192;
 /// A rule has at most six distinct arguments; repeated ones mean "or".
 const MAX_ARGS: usize = 256;
 
-/// A profile that was read and found well-formed.
+/// A profile's content, found well-formed.
 #[derive(Debug, Clone)]
-pub struct Profile {
-    pub(super) file: String,
+pub(super) struct Content {
     pub(super) default: Action,
     pub(super) architectures: Architectures,
     pub(super) flags: Vec<Flag>,
     pub(super) rules: Vec<Rule>,
-    pub(super) exec: Exec,
 }
 
-/// Which `execve` a profile lets pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Exec {
-    /// As its rules say.
-    ByRules,
-    /// Only the one that starts the program: `Settings::strict_exec` must be given.
-    OnlyTheFirst,
-}
-
-impl Profile {
-    /// A profile that allows everything, so that only the floor is left.
-    pub(super) fn allow_all(name: &str) -> Self {
+impl Content {
+    /// Allows everything, so that only the floor is left.
+    pub(super) fn allow_all() -> Self {
         Self {
-            file: name.to_owned(),
             default: Action::Allow,
             architectures: Architectures::default(),
             flags: Vec::new(),
             rules: Vec::new(),
-            exec: Exec::ByRules,
         }
     }
 
-    /// Where it came from.
-    #[must_use]
-    pub fn file(&self) -> &str {
-        &self.file
-    }
-
-    /// What it answers to a call that no rule names.
-    #[must_use]
-    pub fn default_action(&self) -> Action {
-        self.default
-    }
-
-    pub(super) fn lists(&self, arch: Arch) -> Listed {
-        self.architectures.lists(arch.token())
+    pub(super) fn lists(&self, native: Arch, foreign: Arch) -> Listed {
+        self.architectures.lists(native.token(), foreign.token())
     }
 }
 
@@ -84,8 +59,7 @@ pub(super) enum Listed {
 }
 
 impl Architectures {
-    fn lists(&self, token: &str) -> Listed {
-        let native = Arch::NATIVE.token();
+    fn lists(&self, native: &str, token: &str) -> Listed {
         let in_map = self
             .map
             .iter()
@@ -119,6 +93,7 @@ pub(super) struct Filter {
 /// What `includes` and `excludes` are held against.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Host {
+    pub(super) arch: Arch,
     pub(super) caps: u64,
     pub(super) kernel: (u32, u32),
 }
@@ -135,7 +110,7 @@ impl Filter {
     fn all_fit(&self, host: Host) -> bool {
         let held = |name: &String| caps::bit(name).is_some_and(|bit| host.caps & bit != 0);
         self.caps.iter().flatten().all(held)
-            && self.arches.as_ref().is_none_or(|list| list.is_empty() || names_native(list))
+            && self.arches.as_ref().is_none_or(|list| list.is_empty() || names_arch(list, host.arch))
             && self.min_kernel.as_ref().is_none_or(|min| min.reached(host.kernel))
     }
 
@@ -143,13 +118,13 @@ impl Filter {
     fn any_fits(&self, host: Host) -> bool {
         let held = |name: &String| caps::bit(name).is_some_and(|bit| host.caps & bit != 0);
         self.caps.iter().flatten().any(held)
-            || self.arches.as_ref().is_some_and(|list| names_native(list))
+            || self.arches.as_ref().is_some_and(|list| names_arch(list, host.arch))
             || self.min_kernel.as_ref().is_some_and(|min| min.0.is_some() && min.reached(host.kernel))
     }
 }
 
-fn names_native(list: &[String]) -> bool {
-    list.iter().any(|arch| arch == Arch::NATIVE.short_name())
+fn names_arch(list: &[String], native: Arch) -> bool {
+    list.iter().any(|arch| arch == native.short_name())
 }
 
 impl Rule {
@@ -453,12 +428,8 @@ impl Visitor<'_> for OneName<'_> {
     }
 }
 
-/// Reads a profile. `file` is only its name, for messages.
-///
-/// # Errors
-/// Anything that is not exactly the format: unknown keys, actions, operators, architectures and flags, values out of
-/// range, and what would need a supervisor.
-pub fn parse(json: &[u8], file: &str) -> Result<Profile, Error> {
+/// Reads a profile's content. `file` is only its name, for messages.
+pub(super) fn read(json: &[u8], file: &str) -> Result<Content, Error> {
     let refuse = |line, what: String, hint| Err(Error::new(file, line, what, hint));
     if json.len() > MAX_BYTES {
         return refuse(
@@ -503,5 +474,5 @@ pub fn parse(json: &[u8], file: &str) -> Result<Profile, Error> {
         map: raw.arch_map.unwrap_or_default(),
     };
     let flags = raw.flags.unwrap_or_default();
-    Ok(Profile { file: file.to_owned(), default, architectures, flags, rules, exec: Exec::ByRules })
+    Ok(Content { default, architectures, flags, rules })
 }
