@@ -27,7 +27,8 @@ class Accounts:
         self.jk_jail, self.our_jail = SRV / "jails" / "jk", SRV / "jails" / "ours"
         self.plain = self.add("bench-plain")
         self.jk_problem = self.make_jk()
-        self.our_problem = self.make_ours() if world.has("jail-sh") and world.has("jail-init") else "not built"
+        self.our_problem = (self.make_ours() if world.has("jail-init") and world.has("jail-user") else
+                            self.hand_made() if world.has("jail-sh") else "not built")
         # The tree that bwrap, the floors and the container runtimes enter: ours where there is one.
         self.tree = self.jk_jail if self.our_problem else self.our_jail
 
@@ -58,6 +59,22 @@ class Accounts:
         policy.write_text('[user.bench-ournet]\nnetwork = "host"\n')
         policy.chmod(0o644)
         return problem
+
+    def hand_made(self):
+        """jail-sh alone, in the tree that jk_init made: for when the other tools are not built."""
+        self.our_jail = self.jk_jail
+        for d in ("var/tmp", "run", "home", "tmp", "proc", "dev"):
+            (self.jk_jail / d).mkdir(parents=True, exist_ok=True)
+        for name in ("bench-ours", "bench-ournet"):
+            uid = self.add(name, home=f"{self.jk_jail}/./home/{name}", shell=self.world.tool("jail-sh"))
+            with open(self.jk_jail / "etc/passwd", "a") as f:
+                f.write(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash\n")
+        self.ours, self.ournet = self.names["bench-ours"], self.names["bench-ournet"]
+        policy = pathlib.Path("/etc/jailwright/jail-sh.toml")
+        policy.parent.mkdir(exist_ok=True)
+        policy.write_text('[user.bench-ournet]\nnetwork = "host"\n')
+        policy.chmod(0o644)
+        return ""
 
     def jail_user(self, *names):
         return run(self.world.tool("jail-user"), "-n", "-m", "-s", "/bin/bash", "-j", self.our_jail, *names)
