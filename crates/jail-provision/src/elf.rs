@@ -128,8 +128,10 @@ type Result<T> = std::result::Result<T, ElfError>;
 const START: usize = 4096;
 /// As the kernel: 64 KiB of program headers.
 const MAX_SEGMENTS: usize = 65536;
-/// A dynamic section has some 30 entries; 4,096 libraries would still fit.
+/// A dynamic section has some 30 entries.
 const MAX_DYNAMIC: usize = 128 * 1024;
+/// The largest desktop programs name some 300 libraries.
+const MAX_DEPENDENCIES: usize = 2048;
 /// PATH_MAX, for names; a run path may list many.
 const MAX_NAME: usize = 4096;
 const MAX_RUNPATH: usize = 65536;
@@ -251,6 +253,9 @@ impl Head {
                 DT_AUXILIARY => DependencyTag::Auxiliary,
                 _ => continue,
             };
+            if elf.dependencies.len() >= MAX_DEPENDENCIES {
+                return Err(ElfError::Malformed("too many libraries"));
+            }
             elf.dependencies.push(Dependency { name: table.get(entry.d_val, MAX_NAME)?, tag });
         }
         let text = |tag, max| last(tag).map(|at| table.get(at, max)).transpose();

@@ -565,7 +565,13 @@ impl MemHost {
     /// The entry a path names once the links of its directories are followed.
     fn entry(&self, path: &Path) -> io::Result<&(Stat, MemNode)> {
         match (path.parent(), plain_name(path)) {
-            (Some(parent), Some(name)) => self.node(&self.real(parent)?.join(name)),
+            (Some(parent), Some(name)) => {
+                let dir = self.real(parent)?;
+                if !self.node(&dir)?.0.is_dir() {
+                    return Err(Errno::NOTDIR.into());
+                }
+                self.node(&dir.join(name))
+            }
             _ => self.node(&self.real(path)?),
         }
     }

@@ -63,8 +63,9 @@ pub struct Need {
     pub needed_by: Arc<Path>,
     /// Why.
     pub kind: NeedKind,
-    /// Found in `ld.so.cache` and nowhere else: the jail needs a cache (or configuration) that names its directory.
-    pub only_by_cache: bool,
+    /// Some: found in `ld.so.cache` and nowhere else, so the jail needs a cache with a line for it, with these flags
+    /// (`ldcache::write` makes one).
+    pub cache_flags: Option<i32>,
 }
 
 impl fmt::Debug for Need {
@@ -104,6 +105,8 @@ pub enum Why {
     },
     /// A path relative to wherever the program will be started.
     Relative,
+    /// The program (with all it needs) looks into more places than any real one does.
+    TooMuch,
     /// A `#!` interpreter that is a script, that is a script, … more often than the kernel follows.
     TooDeep,
 }
@@ -122,6 +125,7 @@ impl fmt::Display for Unmet {
             Why::NotFound { searched } => write!(f, "is in none of {searched:?}"),
             Why::Broken { path, fault } => write!(f, "is found as {path:?}, which is {fault}"),
             Why::Relative => write!(f, "is a path relative to wherever the program gets started"),
+            Why::TooMuch => write!(f, "comes after more searches than any real program makes"),
             Why::TooDeep => write!(f, "comes after more scripts in a row than the kernel follows"),
         }
     }
@@ -247,7 +251,7 @@ type Objects = HashMap<Arc<Path>, Option<Rc<Object>>>;
 pub struct Resolver<'h> {
     host: &'h dyn Host,
     directories: Directories<'h>,
-    cache: OnceCell<Option<LdCache>>,
+    cache: OnceCell<Option<Rc<LdCache>>>,
     objects: Objects,
     contents: HashMap<(u64, u64), Content>,
     /// Directories, and whether they are there: most run paths name some that are not.
@@ -260,7 +264,7 @@ pub struct Resolver<'h> {
 
 /// So many scripts in a row the kernel follows.
 const MAX_SCRIPTS: usize = 5;
-const MAX_CACHE: usize = 32 << 20;
+const MAX_CACHE: usize = 16 << 20;
 
 impl<'h> Resolver<'h> {
     /// A resolver for programs of `host`.
@@ -382,7 +386,7 @@ impl<'h> Resolver<'h> {
                     soname: asked,
                     needed_by: object.path.clone(),
                     kind: NeedKind::ScriptInterpreter,
-                    only_by_cache: false,
+                    cache_flags: None,
                 };
                 let all = std::iter::once(need).chain(inner.needs.iter().cloned());
                 needs.needs.extend(all.filter(|n| seen.insert(n.path.clone())));
@@ -450,9 +454,9 @@ impl<'h> Resolver<'h> {
     }
 
     /// The root's own ld.so.cache, if it has one that can be read.
-    fn ld_cache(&self) -> Option<&LdCache> {
+    fn ld_cache(&self) -> Option<Rc<LdCache>> {
         let read = || self.host.read(Path::new("/etc/ld.so.cache"), MAX_CACHE).ok();
-        self.cache.get_or_init(|| read().and_then(|bytes| LdCache::parse(&bytes))).as_ref()
+        self.cache.get_or_init(|| read().and_then(|bytes| LdCache::parse(&bytes)).map(Rc::new)).clone()
     }
 
     fn is_directory(&mut self, dir: &Path) -> bool {

@@ -18,6 +18,8 @@ use crate::elf::{Abi, Dependency, DependencyTag, Elf};
 
 /// More libraries than any program loads; a hostile tree may hold a longer chain.
 const MAX_OBJECTS: usize = 8192;
+/// Directories looked into for one program, all its libraries together; a large one needs some hundreds.
+const MAX_SEARCHES: usize = 1_000_000;
 
 /// Fill in what `program` needs.
 pub(super) fn play(resolver: &mut Resolver<'_>, program: &Rc<Object>, needs: &mut Needs) {
@@ -38,6 +40,7 @@ pub(super) fn play(resolver: &mut Resolver<'_>, program: &Rc<Object>, needs: &mu
         names: HashMap::new(),
         inodes: HashMap::new(),
         used_config: false,
+        budget: MAX_SEARCHES,
     };
     process.start(program, elf, &interpreter, needs);
     process.load_dependencies(0, needs);
@@ -85,6 +88,8 @@ struct Process<'r, 'h> {
     /// Names under which something is loaded already: a second search for one never happens.
     names: HashMap<Vec<u8>, usize>,
     inodes: HashMap<(u64, u64), usize>,
+    /// Searches left; a hostile tree could ask for millions.
+    budget: usize,
     /// A file was found in directories that come from the loader's configuration file.
     used_config: bool,
 }
@@ -97,14 +102,15 @@ pub(super) struct Hit {
     instead: Vec<Rc<Object>>,
     /// The same library for newer processors (`glibc-hwcaps`).
     variants: Vec<Rc<Object>>,
-    only_by_cache: bool,
+    /// As in `Need`.
+    cache_flags: Option<i32>,
     /// Which way it was found.
     way: Way,
 }
 
 impl Hit {
     fn new(object: Rc<Object>, way: Way) -> Self {
-        Self { object, instead: Vec::new(), variants: Vec::new(), only_by_cache: false, way }
+        Self { object, instead: Vec::new(), variants: Vec::new(), cache_flags: None, way }
     }
 }
 
@@ -148,7 +154,7 @@ impl Process<'_, '_> {
         }
         match self.accept(path) {
             Ok(Some(object)) => {
-                needs.needs.push(need(&object, name, &program.path, kind, false));
+                needs.needs.push(need(&object, name, &program.path, kind, None));
                 self.push_interpreter(object, name);
             }
             Ok(None) => needs.unmet.push(unmet(Why::NotFound { searched: Vec::new() })),
@@ -202,7 +208,7 @@ impl Process<'_, '_> {
     /// One dependency of one file.
     fn load(&mut self, asker: usize, dependency: &Dependency, asker_kind: NeedKind, needs: &mut Needs) {
         let name = &dependency.name;
-        if self.is_loaded(name) || self.loaded.len() >= MAX_OBJECTS {
+        if self.is_loaded(name) {
             return;
         }
         let kind = match asker_kind {
@@ -210,7 +216,9 @@ impl Process<'_, '_> {
             _ => NeedKind::Library,
         };
         let needed_by = self.loaded[asker].object.path.clone();
-        let why = match self.search(asker, name) {
+        let search =
+            if self.loaded.len() < MAX_OBJECTS { self.search(asker, name) } else { Err(Why::TooMuch) };
+        let why = match search {
             Ok(Some(hit)) => return self.take(asker, name, kind, hit, &needed_by, needs),
             Ok(None) => Why::NotFound { searched: self.search_path(asker, name) },
             Err(why) => why,
@@ -241,7 +249,7 @@ impl Process<'_, '_> {
         needs.uses_proc |= hit.way == Way::Origin && self.origin_is_from_proc(asker);
         let object = hit.object.clone();
         let path = object.path.clone();
-        needs.needs.push(need(&object, name, needed_by, kind, hit.only_by_cache));
+        needs.needs.push(need(&object, name, needed_by, kind, hit.cache_flags));
         let Some((index, soname)) = self.push_library(object, asker, kind) else { return };
         self.names.insert(name.to_vec(), index);
         if self.loader.family == Family::Glibc {
@@ -251,12 +259,12 @@ impl Process<'_, '_> {
             }
         }
         for object in hit.instead {
-            needs.needs.push(need(&object, name, needed_by, kind, false));
+            needs.needs.push(need(&object, name, needed_by, kind, None));
             self.push_library(object, asker, kind);
         }
         for variant in hit.variants {
             if !needs.needs.iter().any(|n| n.path == variant.path) {
-                needs.needs.push(need(&variant, name, needed_by, NeedKind::HwcapsVariant, hit.only_by_cache));
+                needs.needs.push(need(&variant, name, needed_by, NeedKind::HwcapsVariant, hit.cache_flags));
             }
         }
     }
@@ -317,7 +325,7 @@ impl Process<'_, '_> {
     }
 
     fn note_configuration(&mut self, needs: &mut Needs) {
-        let by_cache = needs.needs.iter().any(|n| n.only_by_cache);
+        let by_cache = needs.needs.iter().any(|n| n.cache_flags.is_some());
         let config = match &self.loader.config {
             Some(config) if self.used_config => config.clone(),
             Some(_) => return,
@@ -326,7 +334,7 @@ impl Process<'_, '_> {
         };
         let Ok(Some(object)) = self.resolver.object(&config) else { return };
         let program = needs.program.clone();
-        needs.needs.push(need(&object, b"", &program, NeedKind::CacheOrConfig, false));
+        needs.needs.push(need(&object, b"", &program, NeedKind::CacheOrConfig, None));
     }
 
     fn search(&mut self, asker: usize, name: &[u8]) -> Search {
@@ -406,6 +414,7 @@ impl Process<'_, '_> {
             if found.is_some() && !dir.instead {
                 break;
             }
+            self.budget = self.budget.checked_sub(1).ok_or(Why::TooMuch)?;
             if !self.resolver.is_directory(&dir.path) {
                 continue;
             }
@@ -453,25 +462,26 @@ impl Process<'_, '_> {
     }
 
     fn search_cache(&mut self, loader: &Loader, nodeflib: bool, name: &[u8]) -> Search {
-        let Some(lines) = self.resolver.ld_cache().map(|cache| cache.get(name)) else { return Ok(None) };
+        let Some(cache) = self.resolver.ld_cache() else { return Ok(None) };
         let mut base = None;
         let mut variants = Vec::new();
-        for line in lines.iter() {
-            let path = Path::new(OsStr::from_bytes(&line.path));
+        for line in cache.lines(name) {
+            let path = Path::new(OsStr::from_bytes(line.path));
             let in_default = || loader.directories.iter().any(|dir| path.starts_with(&dir.path));
             let fits = loader.cache_flags.is_none_or(|flags| flags == line.flags);
             if !fits || !path.is_absolute() || (nodeflib && in_default()) {
                 continue;
             }
-            match &line.hwcap {
+            match line.hwcap {
                 Some(_) => variants.extend(self.accept(path)?),
-                None if base.is_none() => base = self.accept(path)?,
+                None if base.is_none() => base = self.accept(path)?.map(|object| (object, line.flags)),
                 None => {}
             }
         }
-        let Some(object) = base.or_else(|| variants.pop()) else { return Ok(None) };
+        let Some((object, flags)) = base.or_else(|| variants.pop().map(|v| (v, 0))) else { return Ok(None) };
         let only_by_cache = !self.is_in_directories(&loader.directories, &object);
-        Ok(Some(Hit { variants, only_by_cache, ..Hit::new(object, Way::Other) }))
+        let cache_flags = only_by_cache.then_some(flags);
+        Ok(Some(Hit { variants, cache_flags, ..Hit::new(object, Way::Other) }))
     }
 
     /// Whether the loader would come to the same file by its own directories, were there no cache.
@@ -529,14 +539,20 @@ impl Process<'_, '_> {
     }
 }
 
-fn need(object: &Object, soname: &[u8], needed_by: &Arc<Path>, kind: NeedKind, only_by_cache: bool) -> Need {
+fn need(
+    object: &Object,
+    soname: &[u8],
+    needed_by: &Arc<Path>,
+    kind: NeedKind,
+    cache_flags: Option<i32>,
+) -> Need {
     Need {
         path: object.path.clone(),
         real: object.real.clone(),
         soname: soname.into(),
         needed_by: needed_by.clone(),
         kind,
-        only_by_cache,
+        cache_flags,
     }
 }
 
