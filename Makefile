@@ -52,7 +52,7 @@ man: # man pages and completions come from the programs' own definitions of thei
 	$(CARGO) run --locked -q -p xtask -- completions $(COMPLETIONS_DIR)
 
 demo: ## show what a process inside a jail can see; needs no root, changes nothing
-	@share/demo
+	@tests/demo
 
 test: ## every test but the slow ones; as root also those with real logins
 	@tests/run

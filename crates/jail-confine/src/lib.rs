@@ -5,6 +5,7 @@
 //! refuses whatever it does not understand.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![cfg_attr(
     not(test),
     deny(

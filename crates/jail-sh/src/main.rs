@@ -3,6 +3,7 @@
 //! Nothing but the call: the story is `jail_confine::enter`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 fn main() {
     std::process::exit(jail_confine::enter::login_shell());

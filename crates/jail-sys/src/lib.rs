@@ -3,6 +3,7 @@
 //! This is the only crate with `unsafe`. It holds no policy and prints nothing; what rustix and nix already wrap
 //! safely is called from there directly and is not wrapped a second time.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]

@@ -1,5 +1,6 @@
 //! Makes a jail from sections.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 fn main() {}
