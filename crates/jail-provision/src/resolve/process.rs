@@ -19,7 +19,7 @@ use crate::elf::{Abi, Dependency, DependencyTag, Elf};
 /// More libraries than any program loads; a hostile tree may hold a longer chain.
 const MAX_OBJECTS: usize = 8192;
 /// Directories looked into for one program, all its libraries together; a large one needs some hundreds.
-const MAX_SEARCHES: usize = 1_000_000;
+const MAX_SEARCHES: usize = 200_000;
 
 /// Fill in what `program` needs.
 pub(super) fn play(resolver: &mut Resolver<'_>, program: &Rc<Object>, needs: &mut Needs) {

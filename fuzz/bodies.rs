@@ -1,0 +1,48 @@
+//! What each fuzz target does with its bytes. One file, so that `cargo test` replays the corpora through the same code.
+
+use std::path::Path;
+
+use jail_provision::elf::Head;
+use jail_provision::host::MemHost;
+use jail_provision::ldcache::LdCache;
+use jail_provision::resolve::Resolver;
+use jail_provision::script;
+
+/// The reader alone, and the resolver on a host where program, library and loader are all these bytes.
+pub(crate) fn elf(data: &[u8]) {
+    if let Ok(Some(head)) = Head::read(&data) {
+        drop(head.body(&data));
+    }
+    let mut host = MemHost::new();
+    for path in ["/p", "/lib/l.so", "/lib64/ld-linux-x86-64.so.2", "/lib/glibc-hwcaps/x86-64-v2/l.so"] {
+        host.file(path, 0o755, data);
+    }
+    if let Ok(needs) = Resolver::new(&host).survey(Path::new("/p")) {
+        for need in &needs.needs {
+            assert!(need.path.is_absolute() && need.real.is_absolute());
+            assert_eq!(needs.chain(&need.path).last(), Some(&needs.program));
+        }
+    }
+}
+
+/// The cache reader; every line it gives must lie inside the bytes.
+pub(crate) fn ldcache(data: &[u8]) {
+    let Some(cache) = LdCache::parse(data) else { return };
+    for soname in cache.sonames() {
+        for line in cache.lines(soname) {
+            assert!(line.path.len() <= data.len() && !line.path.contains(&0));
+        }
+    }
+}
+
+/// `#!` lines, by the reader alone and as a file that is its own interpreter.
+pub(crate) fn script(data: &[u8]) {
+    if let Some(found) = script::shebang(data) {
+        assert!(!found.interpreter.is_empty() && found.interpreter.len() <= script::LINE_MAX);
+    }
+    let mut host = MemHost::new();
+    for path in ["/usr/bin/env", "/usr/bin/p", "/p"] {
+        host.file(path, 0o755, data);
+    }
+    drop(Resolver::new(&host).survey(Path::new("/p")));
+}
