@@ -1,0 +1,688 @@
+//! One run on one jail: finish or undo what a killed run left, then jail or release accounts, all or nothing for each.
+//!
+//! The order is what makes it safe to die anywhere: the journal first, then homes, the jail's files, systemd, and
+//! last the host's passwd. Until that rename an account is as it was and can be undone; after it, it is jailed and
+//! only the old home is left to be cleared away.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use jail_accounts::{convention, group, passwd, table};
+
+use crate::books;
+use crate::home::{self, Finished, Mover, Place};
+use crate::host::Host;
+use crate::jail::Jail;
+use crate::manager::{self, Services};
+use crate::plan::{self, HomeChoice, JAILED, Planned, Scene, Wish};
+use crate::processes::Running;
+use crate::record::{Home, Phase, Record, Records};
+use crate::report::Outcome;
+use crate::text::Text;
+use crate::trouble::{Trouble, quoted, quoted_bytes};
+use crate::view::{Files, View, read};
+
+/// A run on one jail.
+pub struct Session<'a> {
+    host: &'a Host,
+    services: Option<&'a dyn Services>,
+    jail_path: PathBuf,
+    /// `None` if the jail is gone, which only a forced release puts up with.
+    jail: Option<Jail>,
+    records: Records,
+}
+
+/// What is said of an account that could not be handled.
+type Failures = Vec<(OsString, Trouble)>;
+
+impl<'a> Session<'a> {
+    /// Opens the jail, waits for other runs on it, and brings what a killed run left to an end.
+    ///
+    /// `resume`: accounts that this run is going to jail, whose half copied homes are worth keeping.
+    pub fn open(
+        host: &'a Host,
+        services: Option<&'a dyn Services>,
+        path: &Path,
+        resume: &[OsString],
+    ) -> Result<(Self, Vec<String>), Trouble> {
+        let jail = Jail::open(path)?;
+        let records = Records::lock(&host.state, &jail.path, &jail.name)?;
+        let mut session = Self { host, services, jail_path: jail.path.clone(), jail: Some(jail), records };
+        let notes = session.recover(resume)?;
+        Ok((session, notes))
+    }
+
+    /// Opens the records of a jail that is no longer there.
+    pub fn open_without_jail(
+        host: &'a Host,
+        services: Option<&'a dyn Services>,
+        path: &Path,
+    ) -> Result<Self, Trouble> {
+        let path = crate::dir::clean(path.as_os_str().as_bytes())
+            .ok_or_else(|| Trouble::usage(format!("{} is not an absolute path", quoted(path.as_os_str()))))?;
+        let name = convention::jail_name(path.as_os_str().as_bytes());
+        let records = Records::lock(&host.state, &path, &name)?;
+        Ok(Self { host, services, jail_path: path, jail: None, records })
+    }
+
+    fn jail(&self) -> Result<&Jail, Trouble> {
+        self.jail.as_ref().ok_or_else(|| Trouble::failed(format!("the jail {} is gone", quoted(self.jail_path.as_os_str()))))
+    }
+
+    /// Jails some accounts.
+    pub fn add(&mut self, users: &[OsString], wish: &Wish) -> Vec<Outcome> {
+        let planned = match plan_all(self.host, self.jail.as_ref(), &self.records.accounts, users, wish) {
+            Ok(planned) => planned,
+            Err(trouble) => return users.iter().map(|user| Outcome::failed(user, &self.jail_path, trouble.clone())).collect(),
+        };
+        let mut outcomes = Vec::new();
+        let mut work = Vec::new();
+        for (user, plan) in users.iter().zip(planned) {
+            match plan {
+                Err(trouble) => outcomes.push(Outcome::failed(user, &self.jail_path, trouble)),
+                Ok(plan) if !plan.changes => outcomes.push(Outcome::unchanged(user, &self.jail_path, &plan.warnings)),
+                Ok(plan) => work.push(plan),
+            }
+        }
+        outcomes.extend(self.apply(work));
+        outcomes
+    }
+
+    fn apply(&mut self, work: Vec<Planned>) -> Vec<Outcome> {
+        if work.is_empty() {
+            return Vec::new();
+        }
+        let before: HashMap<Text, Record> =
+            self.records.accounts.iter().map(|record| (record.user.clone(), record.clone())).collect();
+        self.upsert(work.iter().map(|plan| {
+            let phase = if before.contains_key(&plan.record.user) { Phase::Jailed } else { Phase::Adding };
+            Record { phase, ..plan.record.clone() }
+        }));
+        let mut failures = Failures::new();
+        if let Err(trouble) = self.records.save() {
+            // Nothing was done yet.
+            self.records.accounts.retain(|record| before.contains_key(&record.user));
+            return work.iter().map(|plan| Outcome::failed(plan.record.user.as_os_str(), &self.jail_path, trouble.clone())).collect();
+        }
+        let mut kept = HashMap::new();
+        match self.carry_out(&work, &mut failures) {
+            Ok(left) => kept.extend(left),
+            Err(trouble) => {
+                let failed: HashSet<OsString> = failures.iter().map(|(user, _)| user.clone()).collect();
+                let rest = work.iter().map(|plan| plan.record.user.as_os_str()).filter(|user| !failed.contains(*user));
+                failures.extend(rest.map(|user| (user.to_owned(), trouble.clone())).collect::<Vec<_>>());
+            }
+        }
+        self.settle(&work, failures, &before, kept)
+    }
+
+    /// The steps, in their order. A failure of one account goes to `failures`; an error stops all that are left.
+    fn carry_out(&self, work: &[Planned], failures: &mut Failures) -> Result<HashMap<Text, PathBuf>, Trouble> {
+        let mut going: Vec<&Planned> = Vec::new();
+        for plan in work {
+            match self.bring_home(plan) {
+                Ok(()) => going.push(plan),
+                Err(trouble) => failures.push((plan.record.user.as_os_str().to_owned(), trouble)),
+            }
+        }
+        let records: Vec<&Record> = going.iter().map(|plan| &plan.record).collect();
+        books::edit_jail(self.jail()?, |books| records.iter().for_each(|record| write_jail_lines(books, record)))?;
+        let managed: Vec<(u32, Text)> = records
+            .iter()
+            .filter(|record| record.user_manager.is_some())
+            .map(|record| (record.uid, record.user.clone()))
+            .collect();
+        manager::mask(self.host, self.services, &managed)?;
+        let changed_meanwhile = self.switch_over(&records)?;
+        let mut kept = HashMap::new();
+        for record in records {
+            if changed_meanwhile.contains(&record.user) {
+                let who = quoted(record.user.as_os_str());
+                let trouble = Trouble::failed(format!("the passwd line of {who} was changed meanwhile")).hint("try again");
+                failures.push((record.user.as_os_str().to_owned(), trouble));
+                continue;
+            }
+            // The account is jailed now: what cannot be cleared away is said, not undone.
+            match self.finish_home(record) {
+                Ok(None) => {}
+                Ok(Some(at)) => drop(kept.insert(record.user.clone(), at)),
+                Err(trouble) => eprintln!("jail-user: {trouble}; the next run tries again"),
+            }
+        }
+        Ok(kept)
+    }
+
+    fn bring_home(&self, plan: &Planned) -> Result<(), Trouble> {
+        let jail = self.jail()?;
+        let inner = plan.record.inner_home.as_path();
+        let make = !matches!(plan.record.home, Home::Bound);
+        let Some(place) = Place::below(&jail.root, &jail.path, inner, make)? else { return Ok(()) };
+        match &plan.record.home {
+            Home::Bound => Ok(()),
+            Home::Moved { from } if place.stat()?.is_none() => {
+                let from = Place::on_host(from.as_path())?;
+                Mover { from: &from, to: &place, uid: plan.record.uid }.bring()
+            }
+            // A home of his that is there is kept, whatever brought it.
+            Home::Kept | Home::Made | Home::Moved { .. } => home::make(&place, &self.host.skeleton, plan.new_home),
+        }
+    }
+
+    fn finish_home(&self, record: &Record) -> Result<Option<PathBuf>, Trouble> {
+        let Home::Moved { from } = &record.home else { return Ok(None) };
+        let jail = self.jail()?;
+        let Some(to) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else { return Ok(None) };
+        let from = Place::on_host(from.as_path())?;
+        match (Mover { from: &from, to: &to, uid: record.uid }).finish()? {
+            Finished::Clean => Ok(None),
+            Finished::Kept { at, .. } => Ok(Some(at)),
+        }
+    }
+
+    /// Groups, then passwd: the point of no return. Gives back the accounts whose line is no longer what was planned for.
+    fn switch_over(&self, records: &[&Record]) -> Result<HashSet<Text>, Trouble> {
+        let made_group = std::cell::Cell::new(None);
+        let changed = books::edit_host(self.host, |books| {
+            let mut changed = HashSet::new();
+            for record in records {
+                let name = record.user.0.as_slice();
+                let line = books.passwd.line(name).map(<[u8]>::to_vec);
+                match line {
+                    Some(line) if line == record.line_after.0 => {}
+                    Some(line) if !is_based_on(&line, &record.line_after.0) => {
+                        changed.insert(record.user.clone());
+                        continue;
+                    }
+                    None => {
+                        changed.insert(record.user.clone());
+                        continue;
+                    }
+                    Some(_) => books.passwd.replace(name, record.line_after.0.clone()).map_err(|e| Trouble::failed(e.to_string()))?,
+                }
+                made_group.set(join_jailed(self.host, books, name)?.or(made_group.get()));
+            }
+            Ok(changed)
+        })?;
+        if let Some(gid) = made_group.get() {
+            // So that the last release can take the group away again.
+            let path = self.host.state.join("group-made");
+            std::fs::write(&path, format!("{gid}\n")).map_err(crate::trouble::cannot("write", &path))?;
+        }
+        Ok(changed)
+    }
+
+    /// Marks what is done, undoes what failed, and tells.
+    fn settle(
+        &mut self,
+        work: &[Planned],
+        failures: Failures,
+        before: &HashMap<Text, Record>,
+        kept: HashMap<Text, PathBuf>,
+    ) -> Vec<Outcome> {
+        let failed: HashMap<OsString, Trouble> = failures.into_iter().collect();
+        for record in &mut self.records.accounts {
+            if record.phase == Phase::Adding && !failed.contains_key(record.user.as_os_str()) {
+                record.phase = Phase::Jailed;
+            }
+        }
+        let to_undo: Vec<Record> = (self.records.accounts.iter())
+            .filter(|record| failed.contains_key(record.user.as_os_str()) && !before.contains_key(&record.user))
+            .cloned()
+            .collect();
+        let undone = if to_undo.is_empty() { Ok(()) } else { self.undo(&to_undo, &HashSet::new()) };
+        for record in &mut self.records.accounts {
+            if let Some(old) = before.get(&record.user).filter(|_| failed.contains_key(record.user.as_os_str())) {
+                *record = old.clone();
+            }
+        }
+        let saved = undone.and_then(|()| self.records.save());
+        if let Err(trouble) = &saved {
+            eprintln!("jail-user: {trouble}; the next run finishes it");
+        }
+        let tell = |plan: &Planned| match failed.get(plan.record.user.as_os_str()) {
+            Some(trouble) => Outcome::failed(plan.record.user.as_os_str(), &self.jail_path, trouble.clone()),
+            None => {
+                let mut outcome = Outcome::jailed(&plan.record, before.get(&plan.record.user), &self.jail_path, &plan.warnings);
+                if let Some(at) = kept.get(&plan.record.user) {
+                    outcome.warnings.push(format!(
+                        "something wrote to the old home while it was copied, so it is kept at {}: look for what is missing in the new one",
+                        quoted(at.as_os_str())
+                    ));
+                }
+                outcome
+            }
+        };
+        work.iter().map(tell).collect()
+    }
+
+    fn upsert(&mut self, records: impl Iterator<Item = Record>) {
+        let mut index: HashMap<Text, usize> =
+            self.records.accounts.iter().enumerate().map(|(at, record)| (record.user.clone(), at)).collect();
+        for record in records {
+            match index.get(&record.user).and_then(|at| self.records.accounts.get_mut(*at)) {
+                Some(slot) => *slot = record,
+                None => {
+                    index.insert(record.user.clone(), self.records.accounts.len());
+                    self.records.accounts.push(record);
+                }
+            }
+        }
+    }
+
+    /// Ends what a killed run left: an account that passwd has in the jail is finished, any other is put back.
+    fn recover(&mut self, resume: &[OsString]) -> Result<Vec<String>, Trouble> {
+        if self.records.accounts.iter().all(|record| record.phase == Phase::Jailed) {
+            return Ok(Vec::new());
+        }
+        let files = Files::read(self.host)?;
+        let lines = table::Table::passwd(&files.passwd.bytes);
+        let (mut finish, mut undo, mut release) = (Vec::new(), Vec::new(), Vec::new());
+        for record in &self.records.accounts {
+            let committed = lines.line(&record.user.0) == Some(record.line_after.0.as_slice());
+            match record.phase {
+                Phase::Jailed => {}
+                Phase::Adding if committed => finish.push(record.clone()),
+                Phase::Adding => undo.push(record.clone()),
+                Phase::Releasing => release.push(record.clone()),
+            }
+        }
+        let mut notes = Vec::new();
+        for record in &finish {
+            self.finish_home(record)?;
+            notes.push(format!("finished putting {} into the jail, which an earlier run had begun", quoted(record.user.as_os_str())));
+        }
+        let finished: HashSet<&Text> = finish.iter().map(|record| &record.user).collect();
+        for record in self.records.accounts.iter_mut().filter(|record| finished.contains(&record.user)) {
+            record.phase = Phase::Jailed;
+        }
+        let resumed: HashSet<Text> = resume.iter().map(|user| Text::from(user.as_bytes())).collect();
+        if !undo.is_empty() {
+            self.undo(&undo, &resumed)?;
+            notes.extend(undo.iter().map(|record| format!("undid what an earlier run had begun with {}", quoted(record.user.as_os_str()))));
+        }
+        if !release.is_empty() {
+            let failures = self.take_out(&release, false)?;
+            if let Some((_, trouble)) = failures.into_iter().next() {
+                return Err(trouble);
+            }
+            notes.extend(release.iter().map(|record| format!("finished the release of {}", quoted(record.user.as_os_str()))));
+        }
+        self.records.save()?;
+        Ok(notes)
+    }
+
+    /// Puts accounts back that were not switched over yet.
+    fn undo(&mut self, records: &[Record], keep_copies: &HashSet<Text>) -> Result<(), Trouble> {
+        for record in records {
+            self.undo_home(record, keep_copies.contains(&record.user))?;
+        }
+        let all: Vec<&Record> = records.iter().collect();
+        self.restore_host(&all)?;
+        self.clear_jail(&all)?;
+        let gone: HashSet<&Text> = records.iter().map(|record| &record.user).collect();
+        self.records.accounts.retain(|record| !gone.contains(&record.user));
+        Ok(())
+    }
+
+    fn undo_home(&self, record: &Record, keep_copy: bool) -> Result<(), Trouble> {
+        let jail = self.jail()?;
+        let Some(place) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else { return Ok(()) };
+        match &record.home {
+            Home::Moved { from } => {
+                let from = Place::on_host(from.as_path())?;
+                Mover { from: &from, to: &place, uid: record.uid }.take_back(keep_copy)
+            }
+            // It was made by the run that failed, and nobody could log in to it.
+            Home::Made => home::unmake(&place, record.uid),
+            Home::Kept | Home::Bound => Ok(()),
+        }
+    }
+
+    /// Releases accounts.
+    pub fn release(&mut self, users: &[OsString], force: bool) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let mut records = Vec::new();
+        for user in users {
+            match self.records.get(user.as_bytes()) {
+                Some(record) => records.push(record.clone()),
+                None => outcomes.push(self.unknown_to_us(user)),
+            }
+        }
+        if records.is_empty() {
+            return outcomes;
+        }
+        let failures = match self.take_out(&records, force) {
+            Ok(failures) => failures.into_iter().collect::<HashMap<_, _>>(),
+            Err(trouble) => records.iter().map(|record| (record.user.as_os_str().to_owned(), trouble.clone())).collect(),
+        };
+        for record in &records {
+            outcomes.push(match failures.get(record.user.as_os_str()) {
+                Some(trouble) => Outcome::failed(record.user.as_os_str(), &self.jail_path, trouble.clone()),
+                None => Outcome::released(record, &self.jail_path),
+            });
+        }
+        outcomes
+    }
+
+    fn unknown_to_us(&self, user: &OsStr) -> Outcome {
+        let jailed = Files::read(self.host).ok().and_then(|files| {
+            passwd::by_name(&files.passwd.bytes, user.as_bytes()).map(|entry| convention::split_home(entry.home).is_some())
+        });
+        match jailed {
+            Some(false) => Outcome::unchanged_because(user, &self.jail_path, "is in no jail"),
+            Some(true) => Outcome::failed(
+                user,
+                &self.jail_path,
+                Trouble::failed(format!("{} was not put into {} by jail-user, so what it was before is not known", quoted(user), quoted(self.jail_path.as_os_str())))
+                    .hint("set its home and shell with usermod -d and -s"),
+            ),
+            None => Outcome::failed(user, &self.jail_path, Trouble::failed(format!("there is no user {}", quoted(user)))),
+        }
+    }
+
+    /// Takes accounts out of the jail. What failed stays in it.
+    fn take_out(&mut self, records: &[Record], force: bool) -> Result<Failures, Trouble> {
+        let mut failures = Failures::new();
+        let files = Files::read(self.host)?;
+        let lines = table::Table::passwd(&files.passwd.bytes);
+        let running = Running::look(Path::new("/proc"));
+        let mut going = Vec::new();
+        for record in records {
+            match check_release(record, lines.line(&record.user.0), &running, force) {
+                Ok(()) => going.push(record.clone()),
+                Err(trouble) => failures.push((record.user.as_os_str().to_owned(), trouble)),
+            }
+        }
+        self.upsert(going.iter().map(|record| Record { phase: Phase::Releasing, ..record.clone() }));
+        self.records.save()?;
+        let mut moved = Vec::new();
+        for record in &going {
+            let switched = lines.line(&record.user.0) == Some(record.line_before.0.as_slice());
+            match self.bring_home_back(record, switched, force) {
+                Ok(()) => moved.push(record),
+                Err(trouble) => {
+                    failures.push((record.user.as_os_str().to_owned(), trouble));
+                    self.upsert(std::iter::once(Record { phase: Phase::Jailed, ..record.clone() }));
+                }
+            }
+        }
+        self.restore_host(&moved)?;
+        self.clear_jail(&moved)?;
+        for record in &moved {
+            if let Err(trouble) = self.finish_home_back(record) {
+                eprintln!("jail-user: {trouble}; the next run tries again");
+                continue;
+            }
+            self.records.accounts.retain(|other| other.user != record.user);
+        }
+        self.records.save()?;
+        Ok(failures)
+    }
+
+    fn bring_home_back(&self, record: &Record, switched: bool, force: bool) -> Result<(), Trouble> {
+        let Home::Moved { from } = &record.home else { return Ok(()) };
+        if switched {
+            return Ok(());
+        }
+        let result = self.jail().and_then(|jail| {
+            let gone = || Trouble::failed(format!("the home of {} is not in the jail", quoted(record.user.as_os_str())));
+            let here = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)?.ok_or_else(gone)?;
+            if let Some(found) = here.stat()? {
+                home::check_own(&here, &found, record.uid)?;
+            }
+            let back = Place::on_host(from.as_path())?;
+            Mover { from: &here, to: &back, uid: record.uid }.bring()
+        });
+        match result {
+            Err(trouble) if !force => {
+                Err(if trouble.hint.is_empty() { trouble.hint("--force releases the account without its home") } else { trouble })
+            }
+            // Forced: the account is put back, the home stays where it is.
+            _ => Ok(()),
+        }
+    }
+
+    fn finish_home_back(&self, record: &Record) -> Result<(), Trouble> {
+        let (Home::Moved { from }, Some(jail)) = (&record.home, &self.jail) else { return Ok(()) };
+        let Some(here) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else { return Ok(()) };
+        let back = Place::on_host(from.as_path())?;
+        if let Finished::Kept { at, .. } = (Mover { from: &here, to: &back, uid: record.uid }).finish()? {
+            eprintln!("jail-user: something wrote to the home while it was copied; it is kept at {}", quoted(at.as_os_str()));
+        }
+        Ok(())
+    }
+
+    /// The host's files and systemd, as they were before.
+    fn restore_host(&self, records: &[&Record]) -> Result<(), Trouble> {
+        let marker = self.host.state.join("group-made");
+        let made: Option<u32> = std::fs::read_to_string(&marker).ok().and_then(|text| text.trim().parse().ok());
+        let dropped = books::edit_host(self.host, |books| {
+            for record in records {
+                restore_line(books, record)?;
+                if record.joined_jailed {
+                    leave_jailed(books, &record.user.0)?;
+                }
+            }
+            Ok(made.is_some_and(|gid| drop_empty_group(books, gid)))
+        })?;
+        if dropped {
+            std::fs::remove_file(&marker).map_err(crate::trouble::cannot("remove", &marker))?;
+        }
+        let managed: Vec<_> = records
+            .iter()
+            .filter_map(|record| record.user_manager.map(|was| (record.uid, record.user.clone(), was)))
+            .collect();
+        manager::unmask(self.host, self.services, &managed)
+    }
+
+    /// The jail's files without what these accounts needed; a group goes when no other account needs it.
+    fn clear_jail(&self, records: &[&Record]) -> Result<(), Trouble> {
+        let Some(jail) = &self.jail else { return Ok(()) };
+        let going: HashSet<&Text> = records.iter().map(|record| &record.user).collect();
+        let needed: HashSet<u32> = (self.records.accounts.iter())
+            .filter(|record| !going.contains(&record.user))
+            .flat_map(|record| record.jail_groups.iter().map(|group| group.gid))
+            .collect();
+        books::edit_jail(jail, |books| {
+            for record in records {
+                clear_jail_lines(books, record, &needed);
+            }
+        })
+    }
+}
+
+/// Plans for some accounts; the files are read once.
+pub fn plan_all(
+    host: &Host,
+    jail: Option<&Jail>,
+    records: &[Record],
+    users: &[OsString],
+    wish: &Wish,
+) -> Result<Vec<Result<Planned, Trouble>>, Trouble> {
+    let jail = jail.ok_or_else(|| Trouble::failed("the jail is gone"))?;
+    check_login_shell(host)?;
+    let files = Files::read(host)?;
+    let view = View::new(&files.passwd.bytes, &files.group.bytes);
+    let lines = table::Table::passwd(&files.passwd.bytes);
+    let etc = jail.path.join("etc");
+    let bytes = |name: &str| read(&jail.etc, &etc, name).map(|file| file.map(|file| file.bytes).unwrap_or_default());
+    let (jail_passwd, jail_group) = (bytes("passwd")?, bytes("group")?);
+    let jailed_gid = match view.group_id(JAILED) {
+        Some(gid) => gid,
+        None => view
+            .free_system_gid(&files.defs)
+            .ok_or_else(|| Trouble::failed("there is no free system gid for the group `jailed`"))?,
+    };
+    let running = Running::look(Path::new("/proc"));
+    let mounts = if wish.home == HomeChoice::Move { plan::mount_points()? } else { Vec::new() };
+    let scene = Scene {
+        host,
+        jail,
+        view: &view,
+        passwd: &lines,
+        jail_passwd: &table::Table::passwd(&jail_passwd),
+        jail_view: &View::new(&jail_passwd, &jail_group),
+        defs: files.defs,
+        jailed_gid,
+        running: &running,
+        mounts: &mounts,
+        records: &records.iter().map(|record| (record.user.0.as_slice(), record)).collect(),
+    };
+    let mut seen = HashSet::new();
+    let plan_one = |user: &OsString| {
+        if seen.insert(user.clone()) {
+            plan::account(&scene, wish, user)
+        } else {
+            Err(Trouble::usage(format!("{} is named twice", quoted(user))))
+        }
+    };
+    Ok(users.iter().map(plan_one).collect())
+}
+
+/// An account whose shell is missing cannot log in at all: sshd refuses it.
+fn check_login_shell(host: &Host) -> Result<(), Trouble> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = quoted(host.login_shell.as_os_str());
+    match std::fs::metadata(&host.login_shell) {
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => Ok(()),
+        Ok(_) => Err(Trouble::failed(format!("the login shell {path} is not executable"))),
+        Err(error) => Err(Trouble::failed(format!("the login shell {path} cannot be found: {error}"))
+            .hint("install it (make install), or name it with --login-shell; without it the account could not log in")),
+    }
+}
+
+/// Whether two passwd lines differ at most in home and shell.
+fn is_based_on(line: &[u8], other: &[u8]) -> bool {
+    let head = |line: &[u8]| line.splitn(6, |b| *b == b':').take(5).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    head(line) == head(other)
+}
+
+/// Puts a user into the host's group `jailed`, making it if need be; gives back the number of a group that was made.
+fn join_jailed(host: &Host, books: &mut books::Books<'_>, name: &[u8]) -> Result<Option<u32>, Trouble> {
+    let mut made = None;
+    if books.group.line(JAILED).is_none() {
+        let bytes = books.group.bytes();
+        let defs = Files::read(host)?.defs;
+        let gid = View::new(b"", &bytes)
+            .free_system_gid(&defs)
+            .ok_or_else(|| Trouble::failed("there is no free system gid for the group `jailed`"))?;
+        books.group.append(JAILED, format!("jailed:x:{gid}:").as_bytes());
+        if let Some(gshadow) = &mut books.gshadow {
+            gshadow.append(JAILED, b"jailed:!::");
+        }
+        made = Some(gid);
+    }
+    for table in std::iter::once(&mut books.group).chain(&mut books.gshadow) {
+        if let Some(line) = table.line(JAILED).map(|line| table::with_member(line, name)) {
+            table.replace(JAILED, line).map_err(|error| Trouble::failed(error.to_string()))?;
+        }
+    }
+    Ok(made)
+}
+
+fn leave_jailed(books: &mut books::Books<'_>, name: &[u8]) -> Result<(), Trouble> {
+    for table in std::iter::once(&mut books.group).chain(&mut books.gshadow) {
+        if let Some(line) = table.line(JAILED).map(|line| table::without_member(line, name)) {
+            table.replace(JAILED, line).map_err(|error| Trouble::failed(error.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+fn drop_empty_group(books: &mut books::Books<'_>, gid: u32) -> bool {
+    let line = books.group.line(JAILED).map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec());
+    let empty = line.as_deref().and_then(group::parse).is_some_and(|entry| entry.gid == gid && entry.members().count() == 0);
+    if empty {
+        books.group.remove(JAILED);
+        if let Some(gshadow) = &mut books.gshadow {
+            gshadow.remove(JAILED);
+        }
+    }
+    empty
+}
+
+/// A release gives an account back its line; if the administrator changed other fields since, only home and shell.
+fn restore_line(books: &mut books::Books<'_>, record: &Record) -> Result<(), Trouble> {
+    let name = record.user.0.as_slice();
+    let Some(line) = books.passwd.line(name) else { return Ok(()) };
+    if line == record.line_before.0 {
+        return Ok(());
+    }
+    let restored = if line == record.line_after.0 {
+        Some(record.line_before.0.clone())
+    } else {
+        let text = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
+        passwd::parse(text).and_then(|before| table::with_home_and_shell(line, before.home, before.shell))
+    };
+    let restored = restored.ok_or_else(|| Trouble::failed(format!("the passwd line of {} cannot be restored", quoted_bytes(name))))?;
+    books.passwd.replace(name, restored).map_err(|error| Trouble::failed(error.to_string()))
+}
+
+fn check_release(record: &Record, line: Option<&[u8]>, running: &Running, force: bool) -> Result<(), Trouble> {
+    let who = quoted(record.user.as_os_str());
+    // The account is gone: there is nothing to put back but the jail's lines.
+    let Some(line) = line else { return Ok(()) };
+    let fields = |line: &[u8]| {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        passwd::parse(text).map(|entry| (entry.uid, entry.home.to_vec(), entry.shell.to_vec()))
+    };
+    let (now, ours, before) = (fields(line), fields(&record.line_after.0), fields(&record.line_before.0));
+    if now != ours && now != before && !force {
+        return Err(Trouble::failed(format!("the home, shell or uid of {who} was changed since it was jailed"))
+            .hint("set it back with usermod, or use --force to put back what it was before"));
+    }
+    match running.of(record.uid) {
+        Some(what) if matches!(record.home, Home::Moved { .. }) && !force => {
+            Err(Trouble::failed(format!("{who} has processes running: {what}"))
+                .hint("end them first, or use --force to move the home under them"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_jail_lines(books: &mut books::JailBooks<'_>, record: &Record) {
+    let name = record.user.0.as_slice();
+    let line = [record.jail_line.after.0.as_slice(), b"\n"].concat();
+    if books.passwd.replace(name, line).is_err() {
+        books.passwd.append(name, &record.jail_line.after.0);
+    }
+    for group in &record.jail_groups {
+        if books.group.line(&group.name.0).is_none() {
+            let line = [group.name.0.as_slice(), b":x:", group.gid.to_string().as_bytes(), b":"].concat();
+            books.group.append(&group.name.0, &line);
+        }
+        if group.joined {
+            edit_member(&mut books.group, &group.name.0, |line| table::with_member(line, name));
+        }
+    }
+}
+
+fn clear_jail_lines(books: &mut books::JailBooks<'_>, record: &Record, needed: &HashSet<u32>) {
+    let name = record.user.0.as_slice();
+    match &record.jail_line.before {
+        None => books.passwd.remove(name),
+        Some(before) => {
+            let line = [before.0.as_slice(), b"\n"].concat();
+            // Gone already: then it stays gone.
+            books.passwd.replace(name, line).unwrap_or(());
+        }
+    }
+    for group in &record.jail_groups {
+        if group.joined {
+            edit_member(&mut books.group, &group.name.0, |line| table::without_member(line, name));
+        }
+        let text = books.group.line(&group.name.0).map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec());
+        let empty = text.as_deref().and_then(group::parse).is_some_and(|entry| entry.members().count() == 0);
+        if group.made && empty && !needed.contains(&group.gid) {
+            books.group.remove(&group.name.0);
+        }
+    }
+}
+
+fn edit_member(table: &mut table::Table<'_>, group: &[u8], edit: impl FnOnce(&[u8]) -> Vec<u8>) {
+    if let Some(line) = table.line(group).map(edit) {
+        table.replace(group, line).unwrap_or(());
+    }
+}
