@@ -28,7 +28,7 @@ pub struct AccountsLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another program is editing the account files.
-    #[error("the account files are locked by {holder} (waited {waited} s for `{file}`)")]
+    #[error("the account files are locked by {holder} (waited {waited} s for '{file}')")]
     Held {
         /// Who holds it, as far as it can be told.
         holder: String,
@@ -38,7 +38,7 @@ pub enum LockError {
         waited: u64,
     },
     /// The lock file itself could not be used.
-    #[error("cannot lock the account files at `{file}`: {source}")]
+    #[error("cannot lock the account files at '{file}': {source}")]
     Io {
         /// The lock file.
         file: String,

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 /// Why a file could not be read or replaced.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what} `{name}`: {source}")]
+#[error("cannot {what} '{name}': {source}")]
 pub struct ReplaceError {
     /// What was being done.
     pub what: &'static str,

@@ -26,11 +26,15 @@ pub struct Books<'a> {
 
 /// Lets `edit` change the host's files and writes what it changed; group before passwd, so that an account that has
 /// our shell is in the group that sshd confines.
-pub fn edit_host<T>(host: &Host, edit: impl FnOnce(&mut Books<'_>) -> Result<T, Trouble>) -> Result<T, Trouble> {
+pub fn edit_host<T>(
+    host: &Host,
+    edit: impl FnOnce(&mut Books<'_>) -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
     let etc = dir::open_trusted(&host.etc)?;
     let _lock = AccountsLock::take(etc.as_fd(), PATIENCE)?;
     let read = |name: &str| view::read(&etc, &host.etc, name);
-    let missing = |name: &str| Trouble::failed(format!("there is no {}", quoted(host.etc.join(name).as_os_str())));
+    let missing =
+        |name: &str| Trouble::failed(format!("there is no {}", quoted(host.etc.join(name).as_os_str())));
     let passwd = read("passwd")?.ok_or_else(|| missing("passwd"))?;
     let group = read("group")?.ok_or_else(|| missing("group"))?;
     let gshadow = read("gshadow")?;
@@ -45,7 +49,9 @@ pub fn edit_host<T>(host: &Host, edit: impl FnOnce(&mut Books<'_>) -> Result<T, 
             return Ok(false);
         }
         replace::keep_backup(etc.as_fd(), name, old)
-            .and_then(|()| replace::replace(etc.as_fd(), name, &table.bytes(), Some(old), Fresh { mode: 0o600 }))
+            .and_then(|()| {
+                replace::replace(etc.as_fd(), name, &table.bytes(), Some(old), Fresh { mode: 0o600 })
+            })
             .map_err(|error| cannot(error.what, host.etc.join(&error.name))(error.source))?;
         Ok(true)
     };

@@ -59,7 +59,8 @@ pub fn open_trusted_below(
                 // The umask may have taken bits; a jailed user must be able to walk to his home.
                 Ok(()) => {
                     let made = open_child(dir.as_fd(), name, &so_far)?;
-                    rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755)).map_err(cannot("set the mode of", &so_far))?;
+                    rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755))
+                        .map_err(cannot("set the mode of", &so_far))?;
                 }
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(cannot("make the directory", &so_far)(errno)),
@@ -95,8 +96,11 @@ fn check_root_owned(dir: BorrowedFd<'_>, path: &Path) -> Result<(), Trouble> {
             .hint(format!("whoever owns it can put another jail in this one's place; chown root {path}")));
     }
     if stat.st_mode & 0o022 != 0 {
-        return Err(Trouble::unsafe_to(format!("{path} can be written by others (mode {:04o})", stat.st_mode & 0o7777))
-            .hint(format!("chmod go-w {path}")));
+        return Err(Trouble::unsafe_to(format!(
+            "{path} can be written by others (mode {:04o})",
+            stat.st_mode & 0o7777
+        ))
+        .hint(format!("chmod go-w {path}")));
     }
     Ok(())
 }
@@ -118,7 +122,10 @@ pub fn kind_at(dir: BorrowedFd<'_>, name: &OsStr) -> Option<FileType> {
 
 /// Opens a name of a directory: never a link, never another mount, never anything above.
 pub fn open_single(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     loop {
         match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {

@@ -31,17 +31,26 @@ impl Jail {
             "" => trouble.hint(format!("make it with jail-init -j {} basicshell", quoted(path.as_os_str()))),
             _ => trouble,
         };
-        let clean = dir::clean(path.as_os_str().as_bytes())
-            .ok_or_else(|| Trouble::usage(format!("the jail {} is not an absolute path without `..`", quoted(path.as_os_str()))))?;
+        let clean = dir::clean(path.as_os_str().as_bytes()).ok_or_else(|| {
+            Trouble::usage(format!(
+                "the jail {} is not an absolute path without `..`",
+                quoted(path.as_os_str())
+            ))
+        })?;
         if clean == Path::new("/") {
-            return Err(Trouble::unsafe_to("the jail cannot be `/`"));
+            return Err(Trouble::unsafe_to("the jail cannot be '/'"));
         }
         if clean.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b':' | b'\n')) {
-            return Err(Trouble::usage(format!("the jail {} has a colon or newline in it, which passwd cannot hold", quoted(clean.as_os_str()))));
+            return Err(Trouble::usage(format!(
+                "the jail {} has a colon or newline in it, which passwd cannot hold",
+                quoted(clean.as_os_str())
+            )));
         }
         let root = dir::open_trusted(&clean).map_err(made)?;
-        let etc = dir::open_trusted_below(root.as_fd(), &clean, Path::new("etc"), false)?
-            .ok_or_else(|| made(Trouble::failed(format!("{} is no jail: it has no etc", quoted(clean.as_os_str())))))?;
+        let etc =
+            dir::open_trusted_below(root.as_fd(), &clean, Path::new("etc"), false)?.ok_or_else(|| {
+                made(Trouble::failed(format!("{} is no jail: it has no etc", quoted(clean.as_os_str()))))
+            })?;
         let name = convention::jail_name(clean.as_os_str().as_bytes());
         Ok(Self { path: clean, name, root, etc })
     }
@@ -57,10 +66,16 @@ impl Jail {
             .hint("put it in with jail-init or jail-cp, or name another with -s")
         };
         if dir::clean(shell.as_os_str().as_bytes()).is_none() {
-            return Err(Trouble::usage(format!("the shell {} is not an absolute path", quoted(shell.as_os_str()))));
+            return Err(Trouble::usage(format!(
+                "the shell {} is not an absolute path",
+                quoted(shell.as_os_str())
+            )));
         }
         if shell.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b':' | b'\n')) {
-            return Err(Trouble::usage(format!("the shell {} has a colon or newline in it", quoted(shell.as_os_str()))));
+            return Err(Trouble::usage(format!(
+                "the shell {} has a colon or newline in it",
+                quoted(shell.as_os_str())
+            )));
         }
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -90,8 +105,11 @@ impl Jail {
         let is_ours = |name: &OsStr| matches!(name.as_bytes(), b"jail-sh" | b"jk_chrootsh" | b"jk_lsh");
         if let Some(name) = own.file_name() {
             if matches!(name.as_bytes(), b"nologin" | b"false") {
-                return Err(Trouble::failed(format!("the account's shell is {}, so it may not log in", quoted(own.as_os_str())))
-                    .hint("if it is to log in to the jail, name a shell with -s"));
+                return Err(Trouble::failed(format!(
+                    "the account's shell is {}, so it may not log in",
+                    quoted(own.as_os_str())
+                ))
+                .hint("if it is to log in to the jail, name a shell with -s"));
             }
             if !is_ours(name) && self.check_shell(own).is_ok() {
                 return Ok(own.to_owned());

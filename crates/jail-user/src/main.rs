@@ -3,4 +3,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use jail_user::cli::Cli;
+
+fn main() -> ExitCode {
+    ExitCode::from(jail_user::run::run(&Cli::parse()))
+}

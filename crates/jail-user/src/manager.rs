@@ -45,7 +45,11 @@ impl Systemctl {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(Trouble::failed(format!("systemctl {} failed: {}", arguments.join(" "), said.trim().escape_debug())))
+        Err(Trouble::failed(format!(
+            "systemctl {} failed: {}",
+            arguments.join(" "),
+            said.trim().escape_debug()
+        )))
     }
 }
 

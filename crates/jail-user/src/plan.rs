@@ -90,22 +90,31 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
     let name = user.as_bytes();
     let entry = find(scene, user)?;
     refuse_system_accounts(scene, entry)?;
-    let line = scene.passwd.line(name).ok_or_else(|| Trouble::failed(format!("passwd has no line of {}", quoted(user))))?;
-    let old = scene.records.get(name).copied();
+    let line = scene
+        .passwd
+        .line(name)
+        .ok_or_else(|| Trouble::failed(format!("passwd has no line of {}", quoted(user))))?;
     let residence = residence(scene, entry)?;
+    // A record of an account that somebody has taken out of the jail by hand says nothing any more.
+    let is_bound = |old: &Record| old.home == Home::Bound && old.line_after.0 == line;
+    let old = scene.records.get(name).copied().filter(|old| residence.is_jailed || is_bound(old));
 
     let shell = inner_shell(scene, wish, entry, &residence)?;
     let jail_line = jail_line(scene, entry, &residence.inner, &shell, old)?;
     let (jail_groups, groups_missing) = jail_groups(scene, entry, old)?;
     let line_after = match wish.home {
-        HomeChoice::Bind => table::with_home_and_shell(line, entry.home, scene.host.login_shell.as_os_str().as_bytes()),
+        HomeChoice::Bind => {
+            table::with_home_and_shell(line, entry.home, scene.host.login_shell.as_os_str().as_bytes())
+        }
         _ => table::with_home_and_shell(
             line,
             &[scene.jail.path.as_os_str().as_bytes(), b"/.", residence.inner.as_os_str().as_bytes()].concat(),
             scene.host.login_shell.as_os_str().as_bytes(),
         ),
     }
-    .ok_or_else(|| Trouble::failed(format!("the home or shell of {} cannot be written in passwd", quoted(user))))?;
+    .ok_or_else(|| {
+        Trouble::failed(format!("the home or shell of {} cannot be written in passwd", quoted(user)))
+    })?;
 
     let in_jailed = scene.view.group_id(JAILED).is_some_and(|gid| scene.view.groups_of(name).contains(&gid));
     let user_text = Text::from(name);
@@ -129,8 +138,14 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
         user: user_text,
     };
     let written = scene.jail_passwd_line(name) == Some(record.jail_line.after.0.as_slice());
-    let home_there = residence.is_jailed && residence.home_exists;
-    let changes = !(record.line_after.0 == line && written && !groups_missing && in_jailed && shut && home_there && old.is_some());
+    let home_there = record.home == Home::Bound || residence.is_jailed && residence.home_exists;
+    let changes = !(record.line_after.0 == line
+        && written
+        && !groups_missing
+        && in_jailed
+        && shut
+        && home_there
+        && old.is_some());
     Ok(Planned {
         changes,
         new_home: home::NewHome { uid: entry.uid, gid: entry.gid, mode: scene.defs.home_mode },
@@ -166,14 +181,16 @@ fn find<'a>(scene: &'a Scene<'_>, user: &OsStr) -> Result<&'a passwd::Entry<'a>,
 fn refuse_system_accounts(scene: &Scene<'_>, entry: &passwd::Entry<'_>) -> Result<(), Trouble> {
     let who = quoted_bytes(entry.name);
     let refuse = |what: String| {
-        Err(Trouble::unsafe_to(what).hint("a jail for it would break what runs under it; jail ordinary users only"))
+        Err(Trouble::unsafe_to(what)
+            .hint("a jail for it would break what runs under it; jail ordinary users only"))
     };
     match entry.uid {
         0 => refuse(format!("{who} is root (uid 0)")),
         65534 => refuse(format!("{who} is nobody (uid 65534), which many services share")),
-        uid if uid < scene.defs.uid_min => {
-            refuse(format!("{who} is a system account (uid {uid}, below UID_MIN {} of login.defs)", scene.defs.uid_min))
-        }
+        uid if uid < scene.defs.uid_min => refuse(format!(
+            "{who} is a system account (uid {uid}, below UID_MIN {} of login.defs)",
+            scene.defs.uid_min
+        )),
         _ if entry.gid == 0 => refuse(format!("{who} has root's group (gid 0) as its own")),
         _ => Ok(()),
     }
@@ -202,8 +219,11 @@ fn residence(scene: &Scene<'_>, entry: &passwd::Entry<'_>) -> Result<Residence, 
     let is_jailed = match &split {
         Some(split) if dir::clean(split.jail).is_some_and(|jail| jail == scene.jail.path) => true,
         Some(split) => {
-            return Err(Trouble::failed(format!("{who} is in the jail {} already", quoted_bytes(split.jail)))
-                .hint("use --move-to, or --release it first"));
+            return Err(Trouble::failed(format!(
+                "{who} is in the jail {} already",
+                quoted_bytes(split.jail)
+            ))
+            .hint("use --move-to, or --release it first"));
         }
         None => false,
     };
@@ -269,7 +289,12 @@ enum Movable {
     NotThere,
 }
 
-fn check_movable(scene: &Scene<'_>, wish: &Wish, entry: &passwd::Entry<'_>, outer: &Path) -> Result<Movable, Trouble> {
+fn check_movable(
+    scene: &Scene<'_>,
+    wish: &Wish,
+    entry: &passwd::Entry<'_>,
+    outer: &Path,
+) -> Result<Movable, Trouble> {
     let who = quoted_bytes(entry.name);
     let shown = quoted(outer.as_os_str());
     if !outer.parent().is_some_and(Path::exists) {
@@ -284,8 +309,11 @@ fn check_movable(scene: &Scene<'_>, wish: &Wish, entry: &passwd::Entry<'_>, oute
     }
     let others = scene.view.living_at(outer).iter().copied().chain(scene.view.living_below(outer));
     if let Some(other) = others.into_iter().find(|other| *other != entry.name) {
-        return Err(Trouble::failed(format!("the home {shown} of {who} is also the home of {}", quoted_bytes(other)))
-            .hint("give one of them a home of its own (usermod -d)"));
+        return Err(Trouble::failed(format!(
+            "the home {shown} of {who} is also the home of {}",
+            quoted_bytes(other)
+        ))
+        .hint("give one of them a home of its own (usermod -d)"));
     }
     match scene.running.of(entry.uid) {
         Some(what) if !wish.force => Err(Trouble::failed(format!("{who} has processes running: {what}"))
@@ -329,7 +357,10 @@ fn jail_line(
                 other.uid,
                 entry.uid
             ))
-            .hint(format!("remove that line from {}", quoted(scene.jail.path.join("etc/passwd").as_os_str()))));
+            .hint(format!(
+                "remove that line from {}",
+                quoted(scene.jail.path.join("etc/passwd").as_os_str())
+            )));
         }
     }
     let after = [
@@ -373,21 +404,24 @@ fn jail_groups(
                     quoted_bytes(name),
                     other
                 ))
-                .hint(format!("remove that line from {}", quoted(scene.jail.path.join("etc/group").as_os_str()))));
+                .hint(format!(
+                    "remove that line from {}",
+                    quoted(scene.jail.path.join("etc/group").as_os_str())
+                )));
             }
         }
         let is_member = gid == entry.gid || scene.jail_view.groups_of(entry.name).contains(&gid);
-        if there.is_some() && is_member {
-            continue;
-        }
-        missing = true;
+        missing |= there.is_none() || !is_member;
+        // Those that are there already are listed too: another account's release must not take them away.
         let name = there.unwrap_or(name);
         match groups.iter_mut().find(|group| group.gid == gid) {
             Some(known) => {
                 known.made |= there.is_none();
                 known.joined |= !is_member;
             }
-            None => groups.push(JailGroup { name: name.into(), gid, made: there.is_none(), joined: !is_member }),
+            None => {
+                groups.push(JailGroup { name: name.into(), gid, made: there.is_none(), joined: !is_member })
+            }
         }
     }
     Ok((groups, missing))
@@ -401,7 +435,11 @@ fn warnings(scene: &Scene<'_>, wish: &Wish, entry: &passwd::Entry<'_>, record: &
     let who = quoted_bytes(entry.name);
     let mut found = Vec::new();
     for other in scene.view.names_of(entry.uid).iter().filter(|other| **other != entry.name) {
-        found.push(format!("{} has the same uid {} as {who}: put it into the same jail", quoted_bytes(other), entry.uid));
+        found.push(format!(
+            "{} has the same uid {} as {who}: put it into the same jail",
+            quoted_bytes(other),
+            entry.uid
+        ));
     }
     for gid in scene.view.groups_of(entry.name) {
         if let Some(name) = scene.view.group_name(*gid).filter(|name| STRONG_GROUPS.contains(name)) {
@@ -423,7 +461,11 @@ fn warnings(scene: &Scene<'_>, wish: &Wish, entry: &passwd::Entry<'_>, record: &
 pub fn mount_points() -> Result<Vec<PathBuf>, Trouble> {
     let table = std::fs::read("/proc/self/mountinfo").map_err(cannot("read", "/proc/self/mountinfo"))?;
     let field = |line: &[u8]| line.split(|b| *b == b' ').nth(4).map(unescape);
-    Ok(table.split(|b| *b == b'\n').filter_map(field).map(|path| PathBuf::from(OsStr::from_bytes(&path))).collect())
+    Ok(table
+        .split(|b| *b == b'\n')
+        .filter_map(field)
+        .map(|path| PathBuf::from(OsStr::from_bytes(&path)))
+        .collect())
 }
 
 /// mountinfo writes blanks and backslashes as `\040`.
@@ -431,7 +473,10 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
-        let octal = (*first == b'\\').then(|| after.get(..3)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = (*first == b'\\')
+            .then(|| after.get(..3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 plain.push(byte);

@@ -15,7 +15,9 @@ impl Running {
         let Ok(listing) = std::fs::read_dir(proc) else { return running };
         for entry in listing.flatten() {
             let name = entry.file_name();
-            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else { continue };
+            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else {
+                continue;
+            };
             // A process that ended meanwhile has no status any more.
             let Ok(status) = std::fs::read(entry.path().join("status")) else { continue };
             running.add(pid, &String::from_utf8_lossy(&status));
@@ -30,11 +32,15 @@ impl Running {
         }
         let command = field("Name:").unwrap_or("?");
         // Real, effective, saved and file system uid: any of them can write to the home.
-        let mut uids: Vec<u32> = field("Uid:").unwrap_or_default().split_whitespace().filter_map(|w| w.parse().ok()).collect();
+        let mut uids: Vec<u32> =
+            field("Uid:").unwrap_or_default().split_whitespace().filter_map(|w| w.parse().ok()).collect();
         uids.sort_unstable();
         uids.dedup();
         for uid in uids {
-            let seen = self.0.entry(uid).or_insert_with(|| (0, format!("{} (process {pid})", command.escape_debug())));
+            let seen = self
+                .0
+                .entry(uid)
+                .or_insert_with(|| (0, format!("{} (process {pid})", command.escape_debug())));
             seen.0 += 1;
         }
     }

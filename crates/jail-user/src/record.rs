@@ -2,6 +2,7 @@
 //!
 //! It is written before anything is done, so that the next run can finish or undo what a killed one left.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -133,6 +134,25 @@ impl Records {
         }
     }
 
+    /// Which jail has a record of which account, over all jails.
+    pub fn jails_of_accounts(state: &Path) -> Result<HashMap<Vec<u8>, PathBuf>, Trouble> {
+        let mut found = HashMap::new();
+        let listing = match std::fs::read_dir(state) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+            Err(error) => return Err(cannot("read", state)(error)),
+        };
+        for entry in listing.flatten() {
+            // A jail's directory without accounts, or a file of another part.
+            let Ok(open) = rustix::fs::open(entry.path(), dir::DIRECTORY, Mode::empty()) else { continue };
+            if let Some(on_disk) = parse(open.as_fd(), &entry.path())? {
+                let jail = on_disk.jail.as_path().to_owned();
+                found.extend(on_disk.accounts.into_iter().map(|record| (record.user.0, jail.clone())));
+            }
+        }
+        Ok(found)
+    }
+
     /// Makes the jail's state directory if need be, waits for other runs on this jail and reads its records.
     pub fn lock(state: &Path, jail: &Path, name: &str) -> Result<Self, Trouble> {
         let parent = state.parent().unwrap_or(Path::new("/"));
@@ -162,12 +182,15 @@ impl Records {
     }
 }
 
-fn load(open: BorrowedFd<'_>, path: &Path, jail: &Path) -> Result<Vec<Record>, Trouble> {
+fn parse(open: BorrowedFd<'_>, path: &Path) -> Result<Option<OnDisk>, Trouble> {
     let file = path.join(FILE);
-    let Some(original) = replace::read(open, FILE).map_err(cannot("read", &file))? else {
-        return Ok(Vec::new());
-    };
-    let on_disk: OnDisk = serde_json::from_slice(&original.bytes).map_err(cannot("understand", &file))?;
+    let Some(original) = replace::read(open, FILE).map_err(cannot("read", &file))? else { return Ok(None) };
+    serde_json::from_slice(&original.bytes).map(Some).map_err(cannot("understand", &file))
+}
+
+fn load(open: BorrowedFd<'_>, path: &Path, jail: &Path) -> Result<Vec<Record>, Trouble> {
+    let Some(on_disk) = parse(open, path)? else { return Ok(Vec::new()) };
+    let file = path.join(FILE);
     if on_disk.version != 1 || on_disk.jail.as_path() != jail {
         return Err(Trouble::unsafe_to(format!(
             "{} is about another jail, {}",

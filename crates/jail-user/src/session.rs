@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use jail_accounts::{convention, group, passwd, table};
 
 use crate::books;
-use crate::home::{self, Finished, Mover, Place};
+use crate::home::{self, Finished, Mover, Place, Totals};
 use crate::host::Host;
 use crate::jail::Jail;
 use crate::manager::{self, Services};
@@ -33,6 +33,16 @@ pub struct Session<'a> {
     jail: Option<Jail>,
     records: Records,
 }
+
+/// What is to be said of an account, beside the plan.
+enum Remark {
+    /// Something that was done.
+    Done(String),
+    /// Something to look at.
+    Warning(String),
+}
+
+type Remarks = HashMap<Text, Vec<Remark>>;
 
 /// What is said of an account that could not be handled.
 type Failures = Vec<(OsString, Trouble)>;
@@ -68,21 +78,30 @@ impl<'a> Session<'a> {
     }
 
     fn jail(&self) -> Result<&Jail, Trouble> {
-        self.jail.as_ref().ok_or_else(|| Trouble::failed(format!("the jail {} is gone", quoted(self.jail_path.as_os_str()))))
+        self.jail.as_ref().ok_or_else(|| {
+            Trouble::failed(format!("the jail {} is gone", quoted(self.jail_path.as_os_str())))
+        })
     }
 
     /// Jails some accounts.
     pub fn add(&mut self, users: &[OsString], wish: &Wish) -> Vec<Outcome> {
         let planned = match plan_all(self.host, self.jail.as_ref(), &self.records.accounts, users, wish) {
             Ok(planned) => planned,
-            Err(trouble) => return users.iter().map(|user| Outcome::failed(user, &self.jail_path, trouble.clone())).collect(),
+            Err(trouble) => {
+                return users
+                    .iter()
+                    .map(|user| Outcome::failed(user, &self.jail_path, trouble.clone()))
+                    .collect();
+            }
         };
         let mut outcomes = Vec::new();
         let mut work = Vec::new();
         for (user, plan) in users.iter().zip(planned) {
             match plan {
                 Err(trouble) => outcomes.push(Outcome::failed(user, &self.jail_path, trouble)),
-                Ok(plan) if !plan.changes => outcomes.push(Outcome::unchanged(user, &self.jail_path, &plan.warnings)),
+                Ok(plan) if !plan.changes => {
+                    outcomes.push(Outcome::unchanged(user, &self.jail_path, &plan.warnings))
+                }
                 Ok(plan) => work.push(plan),
             }
         }
@@ -104,31 +123,50 @@ impl<'a> Session<'a> {
         if let Err(trouble) = self.records.save() {
             // Nothing was done yet.
             self.records.accounts.retain(|record| before.contains_key(&record.user));
-            return work.iter().map(|plan| Outcome::failed(plan.record.user.as_os_str(), &self.jail_path, trouble.clone())).collect();
+            return work
+                .iter()
+                .map(|plan| Outcome::failed(plan.record.user.as_os_str(), &self.jail_path, trouble.clone()))
+                .collect();
         }
-        let mut kept = HashMap::new();
-        match self.carry_out(&work, &mut failures) {
-            Ok(left) => kept.extend(left),
+        let mut remarks = Remarks::new();
+        match self.carry_out(&work, &mut failures, &mut remarks) {
+            Ok(()) => {}
             Err(trouble) => {
                 let failed: HashSet<OsString> = failures.iter().map(|(user, _)| user.clone()).collect();
-                let rest = work.iter().map(|plan| plan.record.user.as_os_str()).filter(|user| !failed.contains(*user));
+                let rest = work
+                    .iter()
+                    .map(|plan| plan.record.user.as_os_str())
+                    .filter(|user| !failed.contains(*user));
                 failures.extend(rest.map(|user| (user.to_owned(), trouble.clone())).collect::<Vec<_>>());
             }
         }
-        self.settle(&work, failures, &before, kept)
+        self.settle(&work, failures, &before, &remarks)
     }
 
     /// The steps, in their order. A failure of one account goes to `failures`; an error stops all that are left.
-    fn carry_out(&self, work: &[Planned], failures: &mut Failures) -> Result<HashMap<Text, PathBuf>, Trouble> {
+    fn carry_out(
+        &self,
+        work: &[Planned],
+        failures: &mut Failures,
+        remarks: &mut Remarks,
+    ) -> Result<(), Trouble> {
         let mut going: Vec<&Planned> = Vec::new();
         for plan in work {
             match self.bring_home(plan) {
-                Ok(()) => going.push(plan),
+                Ok(copied) => {
+                    going.push(plan);
+                    if let Some(Totals { entries, bytes }) = copied {
+                        let said = format!("home: copied and compared {entries} entries, {bytes} bytes");
+                        remarks.entry(plan.record.user.clone()).or_default().push(Remark::Done(said));
+                    }
+                }
                 Err(trouble) => failures.push((plan.record.user.as_os_str().to_owned(), trouble)),
             }
         }
         let records: Vec<&Record> = going.iter().map(|plan| &plan.record).collect();
-        books::edit_jail(self.jail()?, |books| records.iter().for_each(|record| write_jail_lines(books, record)))?;
+        books::edit_jail(self.jail()?, |books| {
+            records.iter().for_each(|record| write_jail_lines(books, record))
+        })?;
         let managed: Vec<(u32, Text)> = records
             .iter()
             .filter(|record| record.user_manager.is_some())
@@ -136,44 +174,52 @@ impl<'a> Session<'a> {
             .collect();
         manager::mask(self.host, self.services, &managed)?;
         let changed_meanwhile = self.switch_over(&records)?;
-        let mut kept = HashMap::new();
         for record in records {
             if changed_meanwhile.contains(&record.user) {
                 let who = quoted(record.user.as_os_str());
-                let trouble = Trouble::failed(format!("the passwd line of {who} was changed meanwhile")).hint("try again");
+                let trouble = Trouble::failed(format!("the passwd line of {who} was changed meanwhile"))
+                    .hint("try again");
                 failures.push((record.user.as_os_str().to_owned(), trouble));
                 continue;
             }
             // The account is jailed now: what cannot be cleared away is said, not undone.
-            match self.finish_home(record) {
-                Ok(None) => {}
-                Ok(Some(at)) => drop(kept.insert(record.user.clone(), at)),
-                Err(trouble) => eprintln!("jail-user: {trouble}; the next run tries again"),
-            }
+            let warning = match self.finish_home(record) {
+                Ok(None) => continue,
+                Ok(Some(at)) => format!(
+                    "something wrote to the old home while it was copied, so it is kept at {}: look for what is missing in the new one",
+                    quoted(at.as_os_str())
+                ),
+                Err(trouble) => format!("{trouble}; the old home has to be removed by hand"),
+            };
+            remarks.entry(record.user.clone()).or_default().push(Remark::Warning(warning));
         }
-        Ok(kept)
+        Ok(())
     }
 
-    fn bring_home(&self, plan: &Planned) -> Result<(), Trouble> {
+    fn bring_home(&self, plan: &Planned) -> Result<Option<Totals>, Trouble> {
         let jail = self.jail()?;
         let inner = plan.record.inner_home.as_path();
         let make = !matches!(plan.record.home, Home::Bound);
-        let Some(place) = Place::below(&jail.root, &jail.path, inner, make)? else { return Ok(()) };
+        let Some(place) = Place::below(&jail.root, &jail.path, inner, make)? else { return Ok(None) };
         match &plan.record.home {
-            Home::Bound => Ok(()),
+            Home::Bound => Ok(None),
             Home::Moved { from } if place.stat()?.is_none() => {
                 let from = Place::on_host(from.as_path())?;
                 Mover { from: &from, to: &place, uid: plan.record.uid }.bring()
             }
             // A home of his that is there is kept, whatever brought it.
-            Home::Kept | Home::Made | Home::Moved { .. } => home::make(&place, &self.host.skeleton, plan.new_home),
+            Home::Kept | Home::Made | Home::Moved { .. } => {
+                home::make(&place, &self.host.skeleton, plan.new_home).map(|()| None)
+            }
         }
     }
 
     fn finish_home(&self, record: &Record) -> Result<Option<PathBuf>, Trouble> {
         let Home::Moved { from } = &record.home else { return Ok(None) };
         let jail = self.jail()?;
-        let Some(to) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else { return Ok(None) };
+        let Some(to) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else {
+            return Ok(None);
+        };
         let from = Place::on_host(from.as_path())?;
         match (Mover { from: &from, to: &to, uid: record.uid }).finish()? {
             Finished::Clean => Ok(None),
@@ -199,7 +245,10 @@ impl<'a> Session<'a> {
                         changed.insert(record.user.clone());
                         continue;
                     }
-                    Some(_) => books.passwd.replace(name, record.line_after.0.clone()).map_err(|e| Trouble::failed(e.to_string()))?,
+                    Some(_) => books
+                        .passwd
+                        .replace(name, record.line_after.0.clone())
+                        .map_err(|e| Trouble::failed(e.to_string()))?,
                 }
                 made_group.set(join_jailed(self.host, books, name)?.or(made_group.get()));
             }
@@ -219,7 +268,7 @@ impl<'a> Session<'a> {
         work: &[Planned],
         failures: Failures,
         before: &HashMap<Text, Record>,
-        kept: HashMap<Text, PathBuf>,
+        remarks: &Remarks,
     ) -> Vec<Outcome> {
         let failed: HashMap<OsString, Trouble> = failures.into_iter().collect();
         for record in &mut self.records.accounts {
@@ -228,12 +277,16 @@ impl<'a> Session<'a> {
             }
         }
         let to_undo: Vec<Record> = (self.records.accounts.iter())
-            .filter(|record| failed.contains_key(record.user.as_os_str()) && !before.contains_key(&record.user))
+            .filter(|record| {
+                failed.contains_key(record.user.as_os_str()) && !before.contains_key(&record.user)
+            })
             .cloned()
             .collect();
         let undone = if to_undo.is_empty() { Ok(()) } else { self.undo(&to_undo, &HashSet::new()) };
         for record in &mut self.records.accounts {
-            if let Some(old) = before.get(&record.user).filter(|_| failed.contains_key(record.user.as_os_str())) {
+            if let Some(old) =
+                before.get(&record.user).filter(|_| failed.contains_key(record.user.as_os_str()))
+            {
                 *record = old.clone();
             }
         }
@@ -244,12 +297,19 @@ impl<'a> Session<'a> {
         let tell = |plan: &Planned| match failed.get(plan.record.user.as_os_str()) {
             Some(trouble) => Outcome::failed(plan.record.user.as_os_str(), &self.jail_path, trouble.clone()),
             None => {
-                let mut outcome = Outcome::jailed(&plan.record, before.get(&plan.record.user), &self.jail_path, &plan.warnings);
-                if let Some(at) = kept.get(&plan.record.user) {
-                    outcome.warnings.push(format!(
-                        "something wrote to the old home while it was copied, so it is kept at {}: look for what is missing in the new one",
-                        quoted(at.as_os_str())
-                    ));
+                let mut outcome = Outcome::jailed(
+                    &plan.record,
+                    before.get(&plan.record.user),
+                    &self.jail_path,
+                    &plan.warnings,
+                );
+                for remark in remarks.get(&plan.record.user).into_iter().flatten() {
+                    match remark {
+                        Remark::Done(said) => {
+                            outcome.actions.insert(1.min(outcome.actions.len()), said.clone())
+                        }
+                        Remark::Warning(said) => outcome.warnings.push(said.clone()),
+                    }
                 }
                 outcome
             }
@@ -291,7 +351,10 @@ impl<'a> Session<'a> {
         let mut notes = Vec::new();
         for record in &finish {
             self.finish_home(record)?;
-            notes.push(format!("finished putting {} into the jail, which an earlier run had begun", quoted(record.user.as_os_str())));
+            notes.push(format!(
+                "finished putting {} into the jail, which an earlier run had begun",
+                quoted(record.user.as_os_str())
+            ));
         }
         let finished: HashSet<&Text> = finish.iter().map(|record| &record.user).collect();
         for record in self.records.accounts.iter_mut().filter(|record| finished.contains(&record.user)) {
@@ -300,14 +363,20 @@ impl<'a> Session<'a> {
         let resumed: HashSet<Text> = resume.iter().map(|user| Text::from(user.as_bytes())).collect();
         if !undo.is_empty() {
             self.undo(&undo, &resumed)?;
-            notes.extend(undo.iter().map(|record| format!("undid what an earlier run had begun with {}", quoted(record.user.as_os_str()))));
+            notes.extend(undo.iter().map(|record| {
+                format!("undid what an earlier run had begun with {}", quoted(record.user.as_os_str()))
+            }));
         }
         if !release.is_empty() {
             let failures = self.take_out(&release, false)?;
             if let Some((_, trouble)) = failures.into_iter().next() {
                 return Err(trouble);
             }
-            notes.extend(release.iter().map(|record| format!("finished the release of {}", quoted(record.user.as_os_str()))));
+            notes.extend(
+                release
+                    .iter()
+                    .map(|record| format!("finished the release of {}", quoted(record.user.as_os_str()))),
+            );
         }
         self.records.save()?;
         Ok(notes)
@@ -328,7 +397,9 @@ impl<'a> Session<'a> {
 
     fn undo_home(&self, record: &Record, keep_copy: bool) -> Result<(), Trouble> {
         let jail = self.jail()?;
-        let Some(place) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else { return Ok(()) };
+        let Some(place) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else {
+            return Ok(());
+        };
         match &record.home {
             Home::Moved { from } => {
                 let from = Place::on_host(from.as_path())?;
@@ -355,7 +426,9 @@ impl<'a> Session<'a> {
         }
         let failures = match self.take_out(&records, force) {
             Ok(failures) => failures.into_iter().collect::<HashMap<_, _>>(),
-            Err(trouble) => records.iter().map(|record| (record.user.as_os_str().to_owned(), trouble.clone())).collect(),
+            Err(trouble) => {
+                records.iter().map(|record| (record.user.as_os_str().to_owned(), trouble.clone())).collect()
+            }
         };
         for record in &records {
             outcomes.push(match failures.get(record.user.as_os_str()) {
@@ -368,17 +441,26 @@ impl<'a> Session<'a> {
 
     fn unknown_to_us(&self, user: &OsStr) -> Outcome {
         let jailed = Files::read(self.host).ok().and_then(|files| {
-            passwd::by_name(&files.passwd.bytes, user.as_bytes()).map(|entry| convention::split_home(entry.home).is_some())
+            passwd::by_name(&files.passwd.bytes, user.as_bytes())
+                .map(|entry| convention::split_home(entry.home).is_some())
         });
         match jailed {
             Some(false) => Outcome::unchanged_because(user, &self.jail_path, "is in no jail"),
             Some(true) => Outcome::failed(
                 user,
                 &self.jail_path,
-                Trouble::failed(format!("{} was not put into {} by jail-user, so what it was before is not known", quoted(user), quoted(self.jail_path.as_os_str())))
-                    .hint("set its home and shell with usermod -d and -s"),
+                Trouble::failed(format!(
+                    "{} was not put into {} by jail-user, so what it was before is not known",
+                    quoted(user),
+                    quoted(self.jail_path.as_os_str())
+                ))
+                .hint("set its home and shell with usermod -d and -s"),
             ),
-            None => Outcome::failed(user, &self.jail_path, Trouble::failed(format!("there is no user {}", quoted(user)))),
+            None => Outcome::failed(
+                user,
+                &self.jail_path,
+                Trouble::failed(format!("there is no user {}", quoted(user))),
+            ),
         }
     }
 
@@ -427,18 +509,23 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let result = self.jail().and_then(|jail| {
-            let gone = || Trouble::failed(format!("the home of {} is not in the jail", quoted(record.user.as_os_str())));
-            let here = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)?.ok_or_else(gone)?;
+            let gone = || {
+                Trouble::failed(format!("the home of {} is not in the jail", quoted(record.user.as_os_str())))
+            };
+            let here =
+                Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)?.ok_or_else(gone)?;
             if let Some(found) = here.stat()? {
                 home::check_own(&here, &found, record.uid)?;
             }
             let back = Place::on_host(from.as_path())?;
-            Mover { from: &here, to: &back, uid: record.uid }.bring()
+            Mover { from: &here, to: &back, uid: record.uid }.bring().map(drop)
         });
         match result {
-            Err(trouble) if !force => {
-                Err(if trouble.hint.is_empty() { trouble.hint("--force releases the account without its home") } else { trouble })
-            }
+            Err(trouble) if !force => Err(if trouble.hint.is_empty() {
+                trouble.hint("--force releases the account without its home")
+            } else {
+                trouble
+            }),
             // Forced: the account is put back, the home stays where it is.
             _ => Ok(()),
         }
@@ -446,10 +533,15 @@ impl<'a> Session<'a> {
 
     fn finish_home_back(&self, record: &Record) -> Result<(), Trouble> {
         let (Home::Moved { from }, Some(jail)) = (&record.home, &self.jail) else { return Ok(()) };
-        let Some(here) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else { return Ok(()) };
+        let Some(here) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else {
+            return Ok(());
+        };
         let back = Place::on_host(from.as_path())?;
         if let Finished::Kept { at, .. } = (Mover { from: &here, to: &back, uid: record.uid }).finish()? {
-            eprintln!("jail-user: something wrote to the home while it was copied; it is kept at {}", quoted(at.as_os_str()));
+            eprintln!(
+                "jail-user: something wrote to the home while it was copied; it is kept at {}",
+                quoted(at.as_os_str())
+            );
         }
         Ok(())
     }
@@ -457,7 +549,8 @@ impl<'a> Session<'a> {
     /// The host's files and systemd, as they were before.
     fn restore_host(&self, records: &[&Record]) -> Result<(), Trouble> {
         let marker = self.host.state.join("group-made");
-        let made: Option<u32> = std::fs::read_to_string(&marker).ok().and_then(|text| text.trim().parse().ok());
+        let made: Option<u32> =
+            std::fs::read_to_string(&marker).ok().and_then(|text| text.trim().parse().ok());
         let dropped = books::edit_host(self.host, |books| {
             for record in records {
                 restore_line(books, record)?;
@@ -507,13 +600,14 @@ pub fn plan_all(
     let view = View::new(&files.passwd.bytes, &files.group.bytes);
     let lines = table::Table::passwd(&files.passwd.bytes);
     let etc = jail.path.join("etc");
-    let bytes = |name: &str| read(&jail.etc, &etc, name).map(|file| file.map(|file| file.bytes).unwrap_or_default());
+    let bytes =
+        |name: &str| read(&jail.etc, &etc, name).map(|file| file.map(|file| file.bytes).unwrap_or_default());
     let (jail_passwd, jail_group) = (bytes("passwd")?, bytes("group")?);
     let jailed_gid = match view.group_id(JAILED) {
         Some(gid) => gid,
         None => view
             .free_system_gid(&files.defs)
-            .ok_or_else(|| Trouble::failed("there is no free system gid for the group `jailed`"))?,
+            .ok_or_else(|| Trouble::failed("there is no free system gid for the group 'jailed'"))?,
     };
     let running = Running::look(Path::new("/proc"));
     let mounts = if wish.home == HomeChoice::Move { plan::mount_points()? } else { Vec::new() };
@@ -567,7 +661,7 @@ fn join_jailed(host: &Host, books: &mut books::Books<'_>, name: &[u8]) -> Result
         let defs = Files::read(host)?.defs;
         let gid = View::new(b"", &bytes)
             .free_system_gid(&defs)
-            .ok_or_else(|| Trouble::failed("there is no free system gid for the group `jailed`"))?;
+            .ok_or_else(|| Trouble::failed("there is no free system gid for the group 'jailed'"))?;
         books.group.append(JAILED, format!("jailed:x:{gid}:").as_bytes());
         if let Some(gshadow) = &mut books.gshadow {
             gshadow.append(JAILED, b"jailed:!::");
@@ -593,7 +687,10 @@ fn leave_jailed(books: &mut books::Books<'_>, name: &[u8]) -> Result<(), Trouble
 
 fn drop_empty_group(books: &mut books::Books<'_>, gid: u32) -> bool {
     let line = books.group.line(JAILED).map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec());
-    let empty = line.as_deref().and_then(group::parse).is_some_and(|entry| entry.gid == gid && entry.members().count() == 0);
+    let empty = line
+        .as_deref()
+        .and_then(group::parse)
+        .is_some_and(|entry| entry.gid == gid && entry.members().count() == 0);
     if empty {
         books.group.remove(JAILED);
         if let Some(gshadow) = &mut books.gshadow {
@@ -616,11 +713,18 @@ fn restore_line(books: &mut books::Books<'_>, record: &Record) -> Result<(), Tro
         let text = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
         passwd::parse(text).and_then(|before| table::with_home_and_shell(line, before.home, before.shell))
     };
-    let restored = restored.ok_or_else(|| Trouble::failed(format!("the passwd line of {} cannot be restored", quoted_bytes(name))))?;
+    let restored = restored.ok_or_else(|| {
+        Trouble::failed(format!("the passwd line of {} cannot be restored", quoted_bytes(name)))
+    })?;
     books.passwd.replace(name, restored).map_err(|error| Trouble::failed(error.to_string()))
 }
 
-fn check_release(record: &Record, line: Option<&[u8]>, running: &Running, force: bool) -> Result<(), Trouble> {
+fn check_release(
+    record: &Record,
+    line: Option<&[u8]>,
+    running: &Running,
+    force: bool,
+) -> Result<(), Trouble> {
     let who = quoted(record.user.as_os_str());
     // The account is gone: there is nothing to put back but the jail's lines.
     let Some(line) = line else { return Ok(()) };
@@ -630,8 +734,10 @@ fn check_release(record: &Record, line: Option<&[u8]>, running: &Running, force:
     };
     let (now, ours, before) = (fields(line), fields(&record.line_after.0), fields(&record.line_before.0));
     if now != ours && now != before && !force {
-        return Err(Trouble::failed(format!("the home, shell or uid of {who} was changed since it was jailed"))
-            .hint("set it back with usermod, or use --force to put back what it was before"));
+        return Err(Trouble::failed(format!(
+            "the home, shell or uid of {who} was changed since it was jailed"
+        ))
+        .hint("set it back with usermod, or use --force to put back what it was before"));
     }
     match running.of(record.uid) {
         Some(what) if matches!(record.home, Home::Moved { .. }) && !force => {
@@ -673,7 +779,8 @@ fn clear_jail_lines(books: &mut books::JailBooks<'_>, record: &Record, needed: &
         if group.joined {
             edit_member(&mut books.group, &group.name.0, |line| table::without_member(line, name));
         }
-        let text = books.group.line(&group.name.0).map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec());
+        let text =
+            books.group.line(&group.name.0).map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec());
         let empty = text.as_deref().and_then(group::parse).is_some_and(|entry| entry.members().count() == 0);
         if group.made && empty && !needed.contains(&group.gid) {
             books.group.remove(&group.name.0);

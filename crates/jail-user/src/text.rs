@@ -37,6 +37,12 @@ impl From<&[u8]> for Text {
     }
 }
 
+impl From<Vec<u8>> for Text {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
 impl From<OsString> for Text {
     fn from(name: OsString) -> Self {
         Self(name.into_vec())

@@ -80,7 +80,7 @@ impl From<jail_accounts::lock::LockError> for Trouble {
     }
 }
 
-/// Says what could not be done to a path: `cannot ACT `PATH`: reason`.
+/// Says what could not be done to a path: `cannot ACT 'PATH': reason`.
 pub fn cannot<E: fmt::Display>(act: &str, path: impl AsRef<Path>) -> impl FnOnce(E) -> Trouble {
     let what = format!("cannot {act} {}", quoted(path.as_ref().as_os_str()));
     move |error| Trouble::failed(format!("{what}: {error}"))
@@ -90,7 +90,7 @@ pub fn cannot<E: fmt::Display>(act: &str, path: impl AsRef<Path>) -> impl FnOnce
 /// write to the terminal.
 #[must_use]
 pub fn quoted(name: &OsStr) -> String {
-    let mut text = String::from("`");
+    let mut text = String::from("'");
     for chunk in name.as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
             if character.is_control() {
@@ -103,7 +103,7 @@ pub fn quoted(name: &OsStr) -> String {
             text.push_str(&format!("\\x{byte:02x}"));
         }
     }
-    text.push('`');
+    text.push('\'');
     text
 }
 
@@ -119,6 +119,6 @@ mod tests {
 
     #[test]
     fn names_cannot_write_to_the_terminal() {
-        assert_eq!(quoted_bytes(b"a\x1b[2J\n\xff\xc3\xa9"), "`a\\u{1b}[2J\\n\\xff\u{e9}`");
+        assert_eq!(quoted_bytes(b"a\x1b[2J\n\xff\xc3\xa9"), "'a\\u{1b}[2J\\n\\xff\u{e9}'");
     }
 }

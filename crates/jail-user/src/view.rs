@@ -30,7 +30,11 @@ impl Files {
     /// Reads the host's files.
     pub fn read(host: &Host) -> Result<Self, Trouble> {
         let etc = dir::open_trusted(&host.etc)?;
-        let must = |name: &str| read(&etc, &host.etc, name)?.ok_or_else(|| Trouble::failed(format!("there is no {}", quoted(host.etc.join(name).as_os_str()))));
+        let must = |name: &str| {
+            read(&etc, &host.etc, name)?.ok_or_else(|| {
+                Trouble::failed(format!("there is no {}", quoted(host.etc.join(name).as_os_str())))
+            })
+        };
         let (passwd, group) = (must("passwd")?, must("group")?);
         let gshadow = read(&etc, &host.etc, "gshadow")?;
         let defs = read(&etc, &host.etc, "login.defs")?.map(|file| file.bytes).unwrap_or_default();
@@ -110,8 +114,11 @@ impl<'a> View<'a> {
     /// The accounts whose home lies below a directory.
     pub fn living_below(&self, home: &Path) -> impl Iterator<Item = &'a [u8]> {
         // Paths sort by component, so what lies below follows directly.
-        let from_here = self.by_home.range(home.to_owned()..).skip_while(move |(other, _)| other.as_path() == home);
-        from_here.take_while(move |(other, _)| other.starts_with(home)).flat_map(|(_, names)| names.iter().copied())
+        let from_here =
+            self.by_home.range(home.to_owned()..).skip_while(move |(other, _)| other.as_path() == home);
+        from_here
+            .take_while(move |(other, _)| other.starts_with(home))
+            .flat_map(|(_, names)| names.iter().copied())
     }
 
     /// A group's name.
@@ -137,7 +144,8 @@ impl<'a> View<'a> {
     pub fn members_of(&self, gid: u32) -> Vec<&'a [u8]> {
         let listed = self.memberships.iter().filter(|(_, gids)| gids.contains(&gid)).map(|(name, _)| *name);
         let primary = self.by_name.values().filter(|entry| entry.gid == gid).map(|entry| entry.name);
-        let mut all: Vec<&[u8]> = listed.chain(primary).filter(|name| self.by_name.contains_key(name)).collect();
+        let mut all: Vec<&[u8]> =
+            listed.chain(primary).filter(|name| self.by_name.contains_key(name)).collect();
         all.sort_unstable();
         all.dedup();
         all

@@ -14,5 +14,5 @@ pub(crate) struct Tool {
 
 /// Every program with a page of its own.
 pub(crate) fn all() -> Vec<Tool> {
-    Vec::new()
+    vec![Tool { name: "jail-user", section: "8", command: jail_user::cli::command() }]
 }

@@ -11,7 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use jail_accounts::replace;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::remove;
@@ -57,7 +59,12 @@ struct Frame {
 impl Frame {
     fn open(source: &OwnedFd, copy: &OwnedFd) -> rustix::io::Result<Self> {
         let todo = dir::names(source.as_fd())?;
-        Ok(Self { source: identity(source.as_fd())?, copy: identity(copy.as_fd())?, seen: todo.clone(), todo })
+        Ok(Self {
+            source: identity(source.as_fd())?,
+            copy: identity(copy.as_fd())?,
+            seen: todo.clone(),
+            todo,
+        })
     }
 }
 
@@ -100,7 +107,8 @@ impl Copier<'_> {
             self.finish_directory(&source, &copy, &frame.seen)?;
             stack.pop();
             if let Some(parent) = stack.last() {
-                source = up(&source, parent.source).map_err(|e| self.io(e))?.ok_or_else(|| self.changing())?;
+                source =
+                    up(&source, parent.source).map_err(|e| self.io(e))?.ok_or_else(|| self.changing())?;
                 copy = up(&copy, parent.copy).map_err(|e| self.io(e))?.ok_or_else(|| self.changing())?;
             }
             self.path.pop();
@@ -157,7 +165,8 @@ impl Copier<'_> {
         if !self.is_whole(copy.as_fd(), name, &stat)? {
             self.clear(copy, name)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let new = rustix::fs::openat(copy, name, flags, Mode::from_raw_mode(0o600)).map_err(|e| self.io(e))?;
+            let new =
+                rustix::fs::openat(copy, name, flags, Mode::from_raw_mode(0o600)).map_err(|e| self.io(e))?;
             content(&file, &new, &stat).map_err(|e| self.io(e))?;
             self.attributes(&file, &new, &stat).map_err(|e| self.io(e))?;
         }
@@ -189,7 +198,13 @@ impl Copier<'_> {
         self.remember_first(copy, name, stat)
     }
 
-    fn make_special(&self, source: &OwnedFd, copy: &OwnedFd, name: &OsStr, stat: &Stat) -> rustix::io::Result<()> {
+    fn make_special(
+        &self,
+        source: &OwnedFd,
+        copy: &OwnedFd,
+        name: &OsStr,
+        stat: &Stat,
+    ) -> rustix::io::Result<()> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::Symlink {
             let target = rustix::fs::readlinkat(source, name, Vec::new())?;
@@ -200,7 +215,12 @@ impl Copier<'_> {
         let (uid, gid) = self.owner_of(stat);
         rustix::fs::chownat(copy, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         for (key, value) in link_xattrs(source.as_fd(), name)? {
-            rustix::fs::lsetxattr(by_descriptor(copy.as_fd(), name), key.as_slice(), &value, XattrFlags::empty())?;
+            rustix::fs::lsetxattr(
+                by_descriptor(copy.as_fd(), name),
+                key.as_slice(),
+                &value,
+                XattrFlags::empty(),
+            )?;
         }
         if kind != FileType::Symlink {
             // The copy lies in a directory of root's own, so the name is what was just made.

@@ -20,6 +20,7 @@ use crate::dir;
 use crate::trouble::{Trouble, cannot, quoted};
 
 pub use mover::{Finished, Mover};
+pub use verify::Totals;
 
 /// A name in a directory that only root can change.
 #[derive(Debug)]
@@ -39,9 +40,16 @@ impl Place {
     }
 
     /// A place below a directory that is trusted already; with `make`, missing directories above it are made.
-    pub fn below(base: &OwnedFd, base_path: &Path, inner: &Path, make: bool) -> Result<Option<Self>, Trouble> {
+    pub fn below(
+        base: &OwnedFd,
+        base_path: &Path,
+        inner: &Path,
+        make: bool,
+    ) -> Result<Option<Self>, Trouble> {
         let (parent, name) = split(inner)?;
-        let Some(open) = dir::open_trusted_below(base.as_fd(), base_path, parent, make)? else { return Ok(None) };
+        let Some(open) = dir::open_trusted_below(base.as_fd(), base_path, parent, make)? else {
+            return Ok(None);
+        };
         let below = parent.strip_prefix("/").unwrap_or(parent);
         Ok(Some(Self { parent: open, parent_path: base_path.join(below), name }))
     }
@@ -60,8 +68,9 @@ impl Place {
     /// Whether what is there is the top of a mount.
     pub fn is_mount_point(&self) -> Result<bool, Trouble> {
         use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
-        let found = rustix::fs::statx(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
-            .map_err(cannot("look at", self.path()))?;
+        let found =
+            rustix::fs::statx(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+                .map_err(cannot("look at", self.path()))?;
         Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 }
@@ -94,7 +103,8 @@ pub fn make(place: &Place, skeleton: &Path, new: NewHome) -> Result<(), Trouble>
     let stage = mover::open_stage(place, new.uid, mover::NEW)?;
     remove::tree(stage.as_fd(), "home".as_ref()).map_err(cannot("clear", place.path()))?;
     rustix::fs::mkdirat(&stage, "home", Mode::from_raw_mode(0o700)).map_err(cannot("make", place.path()))?;
-    let home = rustix::fs::openat(&stage, "home", dir::DIRECTORY, Mode::empty()).map_err(cannot("open", place.path()))?;
+    let home = rustix::fs::openat(&stage, "home", dir::DIRECTORY, Mode::empty())
+        .map_err(cannot("open", place.path()))?;
     let made = fill(&home, &stage, skeleton, new).and_then(|()| {
         rustix::fs::renameat(&stage, "home", &place.parent, &place.name).map_err(cannot("make", place.path()))
     });
@@ -106,8 +116,9 @@ fn fill(home: &OwnedFd, stage: &OwnedFd, skeleton: &Path, new: NewHome) -> Resul
     match rustix::fs::open(skeleton, dir::DIRECTORY, Mode::empty()) {
         Ok(source) => {
             let owner = (Uid::from_raw(new.uid), Gid::from_raw(new.gid));
-            copy::tree(source, home, stage.as_fd(), Some(owner))
-                .map_err(|error| Trouble::failed(format!("cannot copy {}: {error}", quoted(skeleton.as_os_str()))))?;
+            copy::tree(source, home, stage.as_fd(), Some(owner)).map_err(|error| {
+                Trouble::failed(format!("cannot copy {}: {error}", quoted(skeleton.as_os_str())))
+            })?;
         }
         Err(rustix::io::Errno::NOENT) => {}
         Err(errno) => return Err(cannot("open", skeleton)(errno)),
@@ -134,7 +145,11 @@ pub fn check_own(place: &Place, found: &Stat, uid: u32) -> Result<(), Trouble> {
     }
 }
 
-/// Removes a home that was made and never used.
-pub fn unmake(place: &Place) -> Result<(), Trouble> {
-    remove::tree(place.parent.as_fd(), &place.name).map_err(cannot("remove", place.path()))
+/// Removes a home that was made and never used, and what a killed run left of making it.
+pub fn unmake(place: &Place, uid: u32) -> Result<(), Trouble> {
+    if let Some(found) = place.stat()? {
+        check_own(place, &found, uid)?;
+        remove::tree(place.parent.as_fd(), &place.name).map_err(cannot("remove", place.path()))?;
+    }
+    mover::drop_stage(place, uid, mover::NEW)
 }

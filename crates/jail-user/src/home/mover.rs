@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec};
 use rustix::io::Errno;
 
 use super::copy::{self, CopyError};
-use super::verify::{self, Verdict};
+use super::verify::{self, Totals, Verdict};
 use super::{Place, remove};
 use crate::dir;
 use crate::trouble::{Trouble, cannot, quoted};
@@ -56,10 +56,12 @@ pub enum Finished {
 
 impl Mover<'_> {
     /// Stages 1 and 2: afterwards the home is in its new place. The old one, if it had to be copied, is still whole.
-    pub fn bring(&self) -> Result<(), Trouble> {
+    ///
+    /// Says what was copied and compared; `None` if a rename was enough.
+    pub fn bring(&self) -> Result<Option<Totals>, Trouble> {
         let there = self.to.stat()?.is_some();
         match (self.from.stat()?.is_some(), there) {
-            (false, true) => Ok(()),
+            (false, true) => Ok(None),
             (true, true) if self.is_verified()? => {
                 // A killed run's copy, which nobody has used yet; the original may have changed since.
                 self.put_back_in_stage("home")?;
@@ -71,33 +73,42 @@ impl Mover<'_> {
                 quoted(self.from.path().as_os_str())
             ))
             .hint("move one of the two away, or leave out -m to use the one that is there")),
-            (false, false) => Err(Trouble::failed(format!("the home {} is not there", quoted(self.from.path().as_os_str())))),
+            (false, false) => Err(Trouble::failed(format!(
+                "the home {} is not there",
+                quoted(self.from.path().as_os_str())
+            ))),
             (true, false) => self.rename_or_copy(),
         }
     }
 
-    fn rename_or_copy(&self) -> Result<(), Trouble> {
+    fn rename_or_copy(&self) -> Result<Option<Totals>, Trouble> {
         let flags = RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(&self.from.parent, &self.from.name, &self.to.parent, &self.to.name, flags) {
-            Ok(()) => self.make_durable(),
+        match rustix::fs::renameat_with(
+            &self.from.parent,
+            &self.from.name,
+            &self.to.parent,
+            &self.to.name,
+            flags,
+        ) {
+            Ok(()) => self.make_durable().map(|()| None),
             Err(Errno::XDEV) => self.copy(),
             Err(errno) => Err(cannot("move", self.from.path())(errno)),
         }
     }
 
-    fn copy(&self) -> Result<(), Trouble> {
+    fn copy(&self) -> Result<Option<Totals>, Trouble> {
         let stage = open_stage(self.to, self.uid, NEW)?;
         remove::tree(stage.as_fd(), "verified".as_ref()).map_err(cannot("write to", self.to.path()))?;
-        self.copy_until_same(&stage)?;
+        let totals = self.copy_until_same(&stage)?;
         rustix::fs::syncfs(&stage).map_err(cannot("write to", self.to.path()))?;
         mark(&stage, "verified").map_err(cannot("write to", self.to.path()))?;
         let flags = RenameFlags::NOREPLACE;
         rustix::fs::renameat_with(&stage, "home", &self.to.parent, &self.to.name, flags)
             .map_err(cannot("move the copied home to", self.to.path()))?;
-        self.make_durable()
+        self.make_durable().map(|()| Some(totals))
     }
 
-    fn copy_until_same(&self, stage: &OwnedFd) -> Result<(), Trouble> {
+    fn copy_until_same(&self, stage: &OwnedFd) -> Result<Totals, Trouble> {
         let mut difference = String::new();
         for _ in 0..ROUNDS {
             let old = open_stage(self.from, self.uid, OLD)?;
@@ -105,12 +116,13 @@ impl Mover<'_> {
             std::thread::sleep(Duration::from_millis(20));
             mark(&old, "mark").map_err(cannot("write beside", self.from.path()))?;
             match self.copy_once(stage) {
-                Ok(Verdict::Same(_)) => return Ok(()),
+                Ok(Verdict::Same(totals)) => return Ok(totals),
                 Ok(Verdict::Differs(what)) => difference = what,
                 Err(error @ CopyError::Changing(_)) => difference = error.to_string(),
                 Err(CopyError::Io(path, errno)) => {
                     let what = self.from.path().join(path);
-                    return Err(cannot::<Errno>("copy", what)(errno).hint("nothing was changed; the account is as it was"));
+                    return Err(cannot::<Errno>("copy", what)(errno)
+                        .hint("nothing was changed; the account is as it was"));
                 }
             }
         }
@@ -123,7 +135,9 @@ impl Mover<'_> {
 
     fn copy_once(&self, stage: &OwnedFd) -> Result<Verdict, CopyError> {
         let io = |errno| CopyError::Io(PathBuf::new(), errno);
-        let source = || dir::open_single(self.from.parent.as_fd(), &self.from.name, OFlags::RDONLY | OFlags::DIRECTORY);
+        let source = || {
+            dir::open_single(self.from.parent.as_fd(), &self.from.name, OFlags::RDONLY | OFlags::DIRECTORY)
+        };
         for name in ["home", "links"] {
             match rustix::fs::mkdirat(stage, name, Mode::from_raw_mode(0o700)) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -136,16 +150,26 @@ impl Mover<'_> {
         verify::trees(source().map_err(io)?, copy)
     }
 
-    /// Undoes `bring`, as long as the account was not switched over.
-    pub fn take_back(&self) -> Result<(), Trouble> {
+    /// Undoes `bring`, as long as the account was not switched over. With `keep_copy`, what was copied stays in its
+    /// stage for the next run to go on from.
+    pub fn take_back(&self, keep_copy: bool) -> Result<(), Trouble> {
         let (here, there) = (self.from.stat()?.is_some(), self.to.stat()?.is_some());
         if there && !here {
             let flags = RenameFlags::NOREPLACE;
-            rustix::fs::renameat_with(&self.to.parent, &self.to.name, &self.from.parent, &self.from.name, flags)
-                .map_err(cannot("move back", self.to.path()))?;
+            rustix::fs::renameat_with(
+                &self.to.parent,
+                &self.to.name,
+                &self.from.parent,
+                &self.from.name,
+                flags,
+            )
+            .map_err(cannot("move back", self.to.path()))?;
         } else if there && self.is_verified()? {
             // Ours: out of sight first, then removed.
-            self.put_back_in_stage("discarded")?;
+            self.put_back_in_stage(if keep_copy { "home" } else { "discarded" })?;
+        }
+        if keep_copy {
+            return self.make_durable();
         }
         drop_stage(self.to, self.uid, NEW)?;
         drop_stage(self.from, self.uid, OLD)?;
@@ -188,15 +212,18 @@ impl Mover<'_> {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(cannot("open", self.from.path())(errno)),
         };
-        let Some(mark) = dir::stat_at(old.as_fd(), "mark".as_ref()).map_err(cannot("look at", self.from.path()))? else {
+        let Some(mark) =
+            dir::stat_at(old.as_fd(), "mark".as_ref()).map_err(cannot("look at", self.from.path()))?
+        else {
             return Ok(Some(PathBuf::new()));
         };
         let moment = Timespec {
             tv_sec: mark.st_ctime,
             tv_nsec: i64::try_from(mark.st_ctime_nsec).unwrap_or_default(),
         };
-        verify::changed_since(top, moment)
-            .map_err(|error| Trouble::failed(format!("cannot look through {}: {error}", quoted(self.from.path().as_os_str()))))
+        verify::changed_since(top, moment).map_err(|error| {
+            Trouble::failed(format!("cannot look through {}: {error}", quoted(self.from.path().as_os_str())))
+        })
     }
 
     fn keep_old(&self, changed: PathBuf) -> Result<Finished, Trouble> {
@@ -212,7 +239,10 @@ impl Mover<'_> {
                 Err(errno) => return Err(cannot("keep", self.from.path())(errno)),
             }
         }
-        Err(Trouble::failed(format!("too many old homes are kept beside {}", quoted(self.from.path().as_os_str()))))
+        Err(Trouble::failed(format!(
+            "too many old homes are kept beside {}",
+            quoted(self.from.path().as_os_str())
+        )))
     }
 
     fn is_verified(&self) -> Result<bool, Trouble> {
@@ -245,10 +275,13 @@ pub(super) fn open_stage(place: &Place, uid: u32, which: &str) -> Result<OwnedFd
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(cannot("make", &path)(errno)),
     }
-    let stage = dir::open_single(place.parent.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(cannot("open", &path))?;
+    let stage = dir::open_single(place.parent.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY)
+        .map_err(cannot("open", &path))?;
     let stat = rustix::fs::fstat(&stage).map_err(cannot("look at", &path))?;
     if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
-        return Err(Trouble::unsafe_to(format!("{} is not root's alone", quoted(path.as_os_str()))).hint("remove it"));
+        return Err(
+            Trouble::unsafe_to(format!("{} is not root's alone", quoted(path.as_os_str()))).hint("remove it")
+        );
     }
     Ok(stage)
 }

@@ -15,9 +15,11 @@ use crate::dir;
 
 /// What was compared.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Totals {
-    pub(super) entries: u64,
-    pub(super) bytes: u64,
+pub struct Totals {
+    /// Files, directories and all else.
+    pub entries: u64,
+    /// Bytes of content, holes included.
+    pub bytes: u64,
 }
 
 /// What a comparison found.
@@ -50,7 +52,8 @@ enum Stop {
 
 /// Compares two directories and all that is below them.
 pub(super) fn trees(original: OwnedFd, copy: OwnedFd) -> Result<Verdict, CopyError> {
-    let mut comparison = Comparison { path: PathBuf::new(), links: HashMap::new(), totals: Totals::default() };
+    let mut comparison =
+        Comparison { path: PathBuf::new(), links: HashMap::new(), totals: Totals::default() };
     match comparison.walk(original, copy) {
         Ok(()) => Ok(Verdict::Same(comparison.totals)),
         Err(Stop::Differs(what)) => Ok(Verdict::Differs(what)),
@@ -104,7 +107,12 @@ impl Comparison {
         Ok(Frame { one: (one.st_dev, one.st_ino), other: (other.st_dev, other.st_ino), todo: names })
     }
 
-    fn entry(&mut self, original: &OwnedFd, copy: &OwnedFd, name: &OsStr) -> Result<Option<(OwnedFd, OwnedFd)>, Stop> {
+    fn entry(
+        &mut self,
+        original: &OwnedFd,
+        copy: &OwnedFd,
+        name: &OsStr,
+    ) -> Result<Option<(OwnedFd, OwnedFd)>, Stop> {
         let one = self.stat(original, name)?;
         let other = self.stat(copy, name)?;
         let kind = FileType::from_raw_mode(one.st_mode);
@@ -123,7 +131,8 @@ impl Comparison {
                 self.content(&one, &other)?;
             }
             FileType::Symlink => {
-                let target = |dir: &OwnedFd| rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|e| self.io(e));
+                let target =
+                    |dir: &OwnedFd| rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|e| self.io(e));
                 if target(original)? != target(copy)? {
                     return Err(self.differs("points elsewhere"));
                 }
@@ -135,7 +144,11 @@ impl Comparison {
     }
 
     fn attributes(&self, one: &Stat, other: &Stat) -> Result<(), Stop> {
-        if same_attributes(one, other) { Ok(()) } else { Err(self.differs("has another owner, mode, size or time")) }
+        if same_attributes(one, other) {
+            Ok(())
+        } else {
+            Err(self.differs("has another owner, mode, size or time"))
+        }
     }
 
     /// Names that are one file must be one file in the copy, and the other way round.
@@ -171,7 +184,13 @@ impl Comparison {
         self.holes(one, other, size)
     }
 
-    fn next_data(&self, one: &OwnedFd, other: &OwnedFd, at: u64, size: u64) -> Result<Option<(u64, u64)>, Stop> {
+    fn next_data(
+        &self,
+        one: &OwnedFd,
+        other: &OwnedFd,
+        at: u64,
+        size: u64,
+    ) -> Result<Option<(u64, u64)>, Stop> {
         let first = data_after(one, at, size).map_err(|e| self.io(e))?;
         let second = data_after(other, at, size).map_err(|e| self.io(e))?;
         Ok(match (first, second) {
@@ -264,12 +283,15 @@ pub(super) fn changed_since(top: OwnedFd, moment: Timespec) -> Result<Option<Pat
             continue;
         };
         path.push(&name);
-        let Some(stat) = dir::stat_at(open.as_fd(), &name).map_err(|e| io(&path, e))? else { return Ok(Some(path)) };
+        let Some(stat) = dir::stat_at(open.as_fd(), &name).map_err(|e| io(&path, e))? else {
+            return Ok(Some(path));
+        };
         if later(stat.st_ctime, stat.st_ctime_nsec) {
             return Ok(Some(path));
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            open = dir::open_single(open.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| io(&path, e))?;
+            open = dir::open_single(open.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY)
+                .map_err(|e| io(&path, e))?;
             let names = dir::names(open.as_fd()).map_err(|e| io(&path, e))?;
             stack.push((identity(open.as_fd()).map_err(|e| io(&path, e))?, names));
         } else {

@@ -1,0 +1,101 @@
+//! The command line: jailkit's flags with their meaning, and ours.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, CommandFactory, Parser};
+
+/// Puts accounts into jails and takes them out again.
+#[derive(Debug, Parser)]
+#[command(name = "jail-user", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(group(ArgGroup::new("what").args(["release", "move_to", "remove"])))]
+pub struct Cli {
+    /// The jail (with --release: found from the account if left out)
+    #[arg(short, long, value_name = "JAIL")]
+    pub jail: Option<PathBuf>,
+
+    /// Move the home into the jail; without it a new one is made from /etc/skel
+    #[arg(short, long = "move", conflicts_with_all = ["bind_home", "what"])]
+    pub move_home: bool,
+
+    /// Leave the home where it is and let the cell mount it
+    #[arg(long, conflicts_with = "what")]
+    pub bind_home: bool,
+
+    /// The shell in the jail; else the account's own if the jail has it, else bash
+    #[arg(short, long, value_name = "PATH", conflicts_with = "what")]
+    pub shell: Option<PathBuf>,
+
+    /// Accepted for jailkit's sake: we never ask
+    #[arg(short, long)]
+    pub noninteractive: bool,
+
+    /// Say what is done
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Show what would be done, as a diff, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Report in JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Go on in spite of running processes or of changes made to the account since
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// Take accounts out of the jail, as they were before
+    #[arg(short, long)]
+    pub release: bool,
+
+    /// Move accounts from their jail to another one
+    #[arg(long, value_name = "JAIL")]
+    pub move_to: Option<PathBuf>,
+
+    /// Remove accounts altogether: their home and lines in the jail, and the host's account
+    #[arg(long)]
+    pub remove: bool,
+
+    /// Make the account first, with the host's useradd
+    #[arg(long, conflicts_with = "what")]
+    pub create: bool,
+
+    /// With --create: a public key file to let in
+    #[arg(long, value_name = "FILE", requires = "create")]
+    pub key: Option<PathBuf>,
+
+    /// Also the accounts that a file names, one a line (- for standard input)
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+
+    /// Also the members of a group of the host
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<OsString>,
+
+    /// The login shell that jailed accounts get; else the jail-sh beside this program
+    #[arg(long, value_name = "PATH")]
+    pub login_shell: Option<PathBuf>,
+
+    /// The accounts
+    #[arg(value_name = "USER")]
+    pub users: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "EXAMPLES:
+  jail-user -j /home/jail -m dave        put dave and his home into the jail
+  jail-user -j /home/jail -m --dry-run dave
+                                         show what that would change
+  jail-user --release dave               put dave back as he was
+  jail-user -j /home/jail --group students
+                                         jail every member of a group
+
+EXIT STATUS:
+  0 done   1 failed   2 usage   3 bad policy   4 refused as unsafe";
+
+/// The definition, for the man page and the completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}

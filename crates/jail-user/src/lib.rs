@@ -1,0 +1,21 @@
+//! Putting accounts into jails and taking them out again: the library behind `jail-user`.
+
+#![forbid(unsafe_code)]
+
+pub mod books;
+pub mod cli;
+pub mod dir;
+pub mod home;
+pub mod host;
+pub mod jail;
+pub mod manager;
+pub mod plan;
+pub mod processes;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod session;
+pub mod sshd;
+pub mod text;
+pub mod trouble;
+pub mod view;
