@@ -47,10 +47,10 @@ impl Arch {
         }
     }
 
-    /// Whether arguments have 32 bits only. (x32 passes 64.)
-    pub(super) const fn narrow(self) -> Width {
+    /// How much of an argument a rule compares. x32 could pass 64 bits; libseccomp compares 32 there, and so do we.
+    pub(super) const fn width(self) -> Width {
         match self {
-            Self::X86 => Width::Low,
+            Self::X86 | Self::X32 => Width::Low,
             _ => Width::Full,
         }
     }

@@ -413,7 +413,7 @@ fn conditions(dag: &mut Dag, arch: Arch, args: &[Arg], yes: Id, no: Id) -> Id {
 
 /// One 64-bit comparison by its two halves; 32-bit ABIs have only the low one.
 fn condition(dag: &mut Dag, arch: Arch, arg: Arg, yes: Id, no: Id) -> Id {
-    let halves = Halves { arg: arg.index, width: arch.narrow() };
+    let halves = Halves { arg: arg.index, width: arch.width() };
     match arg.op {
         Op::Eq => halves.masked(dag, u64::MAX, arg.value, yes, no),
         Op::Ne => halves.masked(dag, u64::MAX, arg.value, no, yes),

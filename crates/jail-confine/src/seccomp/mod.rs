@@ -29,6 +29,6 @@ pub use builtin::{Builtin, Profile, Source, parse};
 pub use compile::{ExecPointers, Note, Settings, Violation, compile, compile_now};
 pub use error::Error;
 pub use floor::{PortFilter, UnsafeItem};
-pub use jail_sys::seccomp::Flags;
+pub use jail_sys::seccomp::{Flags, Instruction};
 pub use names::Name;
 pub use program::{Defect, Program, SeccompData};

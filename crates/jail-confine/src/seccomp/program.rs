@@ -67,6 +67,12 @@ impl Program {
         Self { instructions, flags }
     }
 
+    /// A program that someone else compiled, to run it here or to look into it. See [`Program::verify`].
+    #[must_use]
+    pub fn from_instructions(instructions: Vec<Instruction>) -> Self {
+        Self::new(instructions, Flags { log: true, ..Flags::default() })
+    }
+
     /// How many instructions it has.
     #[must_use]
     pub fn len(&self) -> usize {
