@@ -432,6 +432,17 @@ impl<'h> Directories<'h> {
         Err(Errno::LOOP.into())
     }
 
+    /// Where `path` itself really lies: its directory's links are followed, a last link is not.
+    pub fn locate_itself(&self, path: &Path) -> io::Result<(PathBuf, Stat)> {
+        require_absolute(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), plain_name(path)) else {
+            return self.locate(path);
+        };
+        let here = self.directory(parent)?.join(name);
+        let stat = self.host.lstat(&here)?;
+        Ok((here, stat))
+    }
+
     /// Where a directory really lies; the answer is remembered, a missing one too.
     fn directory(&self, path: &Path) -> io::Result<PathBuf> {
         if let Some(known) = self.known.borrow().get(path) {

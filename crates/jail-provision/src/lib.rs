@@ -6,5 +6,6 @@
 pub mod elf;
 pub mod host;
 pub mod ldcache;
+pub mod package;
 pub mod resolve;
 pub mod script;

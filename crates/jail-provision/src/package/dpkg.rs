@@ -1,0 +1,233 @@
+//! Debian's package database, as dpkg(1) describes its files: `status`, `info/NAME.list`, `diversions`, `arch`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use super::{Package, PackageError, distribution, purl};
+use crate::host::{Directories, Host};
+
+const STATUS: &str = "/var/lib/dpkg/status";
+const INFO: &str = "/var/lib/dpkg/info";
+const DIVERSIONS: &str = "/var/lib/dpkg/diversions";
+const ARCH: &str = "/var/lib/dpkg/arch";
+/// A desktop with 5,000 packages has some 8 MB.
+const MAX_DATABASE: usize = 256 << 20;
+
+/// What `status` says of the installed packages.
+pub(super) struct Dpkg {
+    packages: Vec<Installed>,
+    /// Name → packages of that name, or that provide it, the native architecture first.
+    names: HashMap<String, Vec<usize>>,
+    provided: HashMap<String, Vec<usize>>,
+    diversions: HashMap<PathBuf, Diversion>,
+}
+
+struct Installed {
+    package: Package,
+    /// Every group wants one of its alternatives.
+    depends: Vec<Vec<String>>,
+}
+
+/// Where a package's file went because another package took its name.
+struct Diversion {
+    to: PathBuf,
+    /// The one that keeps the name; None if an administrator diverted it from all.
+    by: Option<String>,
+}
+
+impl Dpkg {
+    /// Read the database; None if the host has none.
+    pub(super) fn read(host: &dyn Host) -> Result<Option<Self>, PackageError> {
+        let status = match host.read(Path::new(STATUS), MAX_DATABASE) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(PackageError::Read { path: STATUS.into(), source }),
+        };
+        let native = host.read(Path::new(ARCH), 4096).unwrap_or_default();
+        let native = String::from_utf8_lossy(&native).lines().next().map(str::to_string);
+        let mut dpkg = Self {
+            packages: Vec::new(),
+            names: HashMap::new(),
+            provided: HashMap::new(),
+            diversions: read_diversions(host),
+        };
+        let (id, version) = distribution(host);
+        let distro = version.map(|version| format!("{id}-{version}"));
+        for paragraph in paragraphs(&status) {
+            dpkg.add(&paragraph, &id, distro.as_deref(), native.as_deref());
+        }
+        Ok(Some(dpkg))
+    }
+
+    fn add(&mut self, fields: &HashMap<&str, String>, id: &str, distro: Option<&str>, native: Option<&str>) {
+        let text = |key: &str| fields.get(key).map(String::as_str);
+        let state = text("status").and_then(|s| s.split_whitespace().nth(2)).unwrap_or_default();
+        if !matches!(state, "installed" | "triggers-awaited" | "triggers-pending") {
+            return;
+        }
+        let (Some(name), Some(version)) = (text("package"), text("version")) else { return };
+        let architecture = text("architecture").unwrap_or("all");
+        let mut qualifiers = vec![("arch", architecture)];
+        qualifiers.extend(distro.map(|distro| ("distro", distro)));
+        let package = Package {
+            name: name.to_string(),
+            version: version.to_string(),
+            architecture: architecture.to_string(),
+            purl: purl("deb", id, name, version, &qualifiers),
+        };
+        let groups = ["pre-depends", "depends"].iter().filter_map(|key| text(key)).flat_map(|t| t.split(','));
+        let depends = groups.map(|group| group.split('|').filter_map(relation_name).collect()).collect();
+
+        let index = self.packages.len();
+        let is_native = architecture == "all" || native == Some(architecture);
+        put(&mut self.names, name, index, is_native);
+        for provided in text("provides").unwrap_or_default().split(',').filter_map(relation_name) {
+            put(&mut self.provided, &provided, index, is_native);
+        }
+        self.packages.push(Installed { package, depends });
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<&Package, PackageError> {
+        self.index_of(name).map(|index| &self.packages[index].package).ok_or_else(|| {
+            let hint = match self.provided.get(name).and_then(|by| by.first()) {
+                Some(index) => format!("{:?} provides it; name that one", self.packages[*index].package.name),
+                None => format!("apt install {name}"),
+            };
+            PackageError::NotInstalled { name: name.to_string(), hint }
+        })
+    }
+
+    fn index_of(&self, name: &str) -> Option<usize> {
+        let (plain, architecture) = match name.split_once(':') {
+            Some((plain, architecture)) if architecture != "any" => (plain, Some(architecture)),
+            Some((plain, _)) => (plain, None),
+            None => (name, None),
+        };
+        let fits = |i: &&usize| architecture.is_none_or(|a| self.packages[**i].package.architecture == a);
+        self.names.get(plain)?.iter().find(fits).copied()
+    }
+
+    /// What a package depends on, as far as it is installed: of alternatives, the first that is.
+    pub(super) fn dependencies(&self, package: &Package) -> Vec<Package> {
+        let Some(installed) = self.packages.iter().find(|p| p.package == *package) else { return Vec::new() };
+        let satisfied = installed.depends.iter().filter_map(|alternatives| {
+            let by_name = alternatives.iter().find_map(|name| self.index_of(name));
+            let provided = || alternatives.iter().find_map(|name| self.provided.get(name)?.first().copied());
+            by_name.or_else(provided)
+        });
+        satisfied.map(|index| self.packages[index].package.clone()).collect()
+    }
+
+    /// Everything a package's list names, directories included, under the names it has now.
+    pub(super) fn list(&self, host: &dyn Host, package: &Package) -> Result<BTreeSet<PathBuf>, PackageError> {
+        let bytes = read_list(host, package)?;
+        Ok(lines(&bytes).map(|path| self.diverted(path, &package.name).to_path_buf()).collect())
+    }
+
+    fn diverted<'p>(&'p self, path: &'p Path, package: &str) -> &'p Path {
+        match self.diversions.get(path) {
+            Some(diversion) if diversion.by.as_deref() != Some(package) => &diversion.to,
+            _ => path,
+        }
+    }
+
+    pub(super) fn owners(
+        &self,
+        host: &dyn Host,
+        files: &BTreeSet<PathBuf>,
+    ) -> Result<BTreeMap<PathBuf, Package>, PackageError> {
+        // Lists name files by paths from before /bin became a link. So: the name decides quickly, the real path surely.
+        let names: HashSet<&OsStr> = files.iter().filter_map(|f| f.file_name()).collect();
+        let directories = Directories::new(host);
+        let mut owners = BTreeMap::new();
+        for installed in &self.packages {
+            let bytes = read_list(host, &installed.package)?;
+            for path in lines(&bytes) {
+                let path = self.diverted(path, &installed.package.name);
+                if !path.file_name().is_some_and(|name| names.contains(name)) {
+                    continue;
+                }
+                let Ok((real, stat)) = directories.locate_itself(path) else { continue };
+                if !stat.is_dir() && files.contains(&real) {
+                    owners.entry(real).or_insert_with(|| installed.package.clone());
+                }
+            }
+        }
+        Ok(owners)
+    }
+}
+
+fn put(names: &mut HashMap<String, Vec<usize>>, name: &str, index: usize, first: bool) {
+    let list = names.entry(name.to_string()).or_default();
+    if first { list.insert(0, index) } else { list.push(index) }
+}
+
+/// `libc6 (>= 2.34)`, `perl:any`, `x [amd64]` → the name.
+fn relation_name(relation: &str) -> Option<String> {
+    let name = relation.split(['(', '[', '<']).next()?.trim();
+    (!name.is_empty()).then(|| name.to_string())
+}
+
+fn read_list(host: &dyn Host, package: &Package) -> Result<Vec<u8>, PackageError> {
+    // Of a package that several architectures may have at once, the list's name tells which.
+    let Package { name, architecture, .. } = package;
+    let candidates = [format!("{INFO}/{name}:{architecture}.list"), format!("{INFO}/{name}.list")];
+    let mut last = None;
+    for path in candidates.map(PathBuf::from) {
+        match host.read(&path, MAX_DATABASE) {
+            Ok(bytes) => return Ok(bytes),
+            Err(source) => last = Some(PackageError::Read { path, source }),
+        }
+    }
+    last.map_or_else(|| Ok(Vec::new()), Err)
+}
+
+/// Paths of a list; `/.` is the root, and says nothing.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &Path> {
+    let paths = bytes.split(|b| *b == b'\n').map(|line| Path::new(OsStr::from_bytes(line)));
+    paths.filter(|path| path.is_absolute() && path.file_name().is_some())
+}
+
+/// Three lines each: from, to, and who keeps the name (`:` for an administrator's own).
+fn read_diversions(host: &dyn Host) -> HashMap<PathBuf, Diversion> {
+    let bytes = host.read(Path::new(DIVERSIONS), MAX_DATABASE).unwrap_or_default();
+    let lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
+    let path = |line: &[u8]| PathBuf::from(OsString::from_vec(line.to_vec()));
+    let triples = lines.chunks_exact(3).map(|three| {
+        let by = (three[2] != b":").then(|| String::from_utf8_lossy(three[2]).into_owned());
+        (path(three[0]), Diversion { to: path(three[1]), by })
+    });
+    triples.collect()
+}
+
+/// The paragraphs of a control file, each as its fields by lower-case name; continuation lines joined.
+fn paragraphs(bytes: &[u8]) -> Vec<HashMap<&'static str, String>> {
+    const WANTED: [&str; 7] =
+        ["package", "status", "architecture", "version", "depends", "pre-depends", "provides"];
+    let mut all = Vec::new();
+    let mut fields = HashMap::new();
+    let mut current: Option<&'static str> = None;
+    for line in bytes.split(|b| *b == b'\n').chain([&b""[..]]) {
+        if line.is_empty() {
+            if !fields.is_empty() {
+                all.push(std::mem::take(&mut fields));
+            }
+            current = None;
+        } else if line.starts_with(b" ") || line.starts_with(b"\t") {
+            if let Some(value) = current.and_then(|key| fields.get_mut(key)) {
+                let value: &mut String = value;
+                value.push_str(&String::from_utf8_lossy(line));
+            }
+        } else if let Some(colon) = line.iter().position(|b| *b == b':') {
+            let key = String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase();
+            current = WANTED.iter().find(|wanted| **wanted == key).copied();
+            if let Some(key) = current {
+                fields.insert(key, String::from_utf8_lossy(&line[colon + 1..]).trim().to_string());
+            }
+        }
+    }
+    all
+}
