@@ -146,7 +146,7 @@ fn compare(json: &str, machine: Arch, abis: &[Arch], tally: &mut Tally) {
             if *abi == Arch::X86 && ["socketcall", "ipc"].contains(&text) {
                 continue;
             }
-            let zeros = vec![[0; 6], [u64::MAX; 6], [1, 2, 3, 4, 5, 6]];
+            let zeros = [[0; 6], [u64::MAX; 6], [1, 2, 3, 4, 5, 6]];
             for args in zeros.iter().chain(grid.get(text).into_iter().flatten()) {
                 let mut args = *args;
                 if *abi == Arch::X86 {
