@@ -153,13 +153,13 @@ fn in_jail_passwd_says_root(host: &Scratch) -> Done {
 fn in_jail_passwd_names_another_shell(host: &Scratch) -> Done {
     let (_jail, user) = own_jail(host)?;
     let passwd = user.jail.clone().expect("jailed").join("etc/passwd");
-    let evil = user.writes("evil", "#!/bin/bash\necho evil ran\n");
+    let evil = user.writes("evil", "#!/bin/bash\ncat /proc/self/status\n");
     std::fs::set_permissions(evil, PermissionsExt::from_mode(0o755)).expect("chmod");
     let home = user.inner_home.display();
     std::fs::write(&passwd, format!("{}:x:{1}:{1}::{home}:{home}/evil\n", user.name, user.uid))
         .expect("write");
     let out = user.ssh("cat /proc/self/status").run().text();
-    assert!(!out.contains("evil ran") || out.contains("NoNewPrivs:\t1"), "{out}");
+    assert!(out.contains("NoNewPrivs:\t1") && out.contains("Seccomp:\t2"), "{out}");
     Ok(())
 }
 

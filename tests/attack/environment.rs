@@ -92,19 +92,21 @@ fn loader_variables_by_hand(host: &Scratch) -> Done {
     let user = attacker(host);
     let library = evil_library(&user)?;
     let dir = user.home.display();
-    user.outside(host.product().jail_sh().to_str().expect("UTF-8"))
-        .args(["-c", "true"])
-        .env("LD_PRELOAD", &library)
-        .env("LD_LIBRARY_PATH", &user.home)
-        .env("GCONV_PATH", &user.home)
-        .env("LOCPATH", &user.home)
-        .env("MALLOC_TRACE", format!("{dir}/trace"))
-        .env("RUST_BACKTRACE", "full")
-        .env("RUST_LOG", "trace")
-        .env("TZ", format!(":{dir}/zone"))
-        .env("USER", &user.name)
-        .run()
-        .ok();
+    // Set by env(1), which the account runs: setpriv before it is root's process.
+    let so = library.display();
+    let variables = [
+        format!("LD_PRELOAD={so}"),
+        format!("LD_AUDIT={so}"),
+        format!("LD_LIBRARY_PATH={dir}"),
+        format!("GCONV_PATH={dir}"),
+        format!("LOCPATH={dir}"),
+        format!("MALLOC_TRACE={dir}/trace"),
+        "RUST_BACKTRACE=full".to_owned(),
+        "RUST_LOG=trace".to_owned(),
+        format!("TZ=:{dir}/zone"),
+        format!("USER={}", user.name),
+    ];
+    user.outside("env").args(variables).arg(host.product().jail_sh()).args(["-c", "true"]).run().ok();
     assert_no_mark(&user);
     assert!(!user.home.join("trace").exists());
     Ok(())

@@ -127,8 +127,11 @@ fn kernel_settings(host: &Scratch) -> Done {
     ]);
     // Not by permissions alone: a root-owned helper must not be able to, either.
     let mounts = user.ssh("cat /proc/self/mountinfo").run().text();
-    let proc_sys = mounts.lines().find(|line| line.contains(" /proc/sys "));
-    assert!(proc_sys.is_some_and(|line| line.contains(" ro,")), "/proc/sys is not read-only:\n{mounts}");
+    let read_only = |place: &str| mounts.lines().any(|line| line.contains(&format!(" {place} ro,")));
+    assert!(read_only("/proc") || read_only("/proc/sys"), "/proc/sys is not read-only:\n{mounts}");
+    for line in mounts.lines().filter(|line| line.contains(" rw,") && !line.contains(" /dev")) {
+        assert!(line.contains("nosuid") && (line.contains("nodev") || line.contains(" /proc/")), "{line}");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jailwright_tests::command::have;
 use jailwright_tests::product::checkout;
 use jailwright_tests::sshd::Sshd;
 use jailwright_tests::user::Under;
@@ -21,6 +22,9 @@ pub(crate) const TESTS: &[Test] = &[
 fn closed(host: &Scratch) -> Result<(User<'_>, Sshd), Skip> {
     if Under::test() != Under::Ours {
         return Err(Skip("the drop-in is ours".to_owned()));
+    }
+    if !have("gcc") {
+        return Err(Skip("no C compiler on this machine".to_owned()));
     }
     let user = attacker(host);
     let drop_in = std::fs::read_dir(checkout().join("share/ssh"))
@@ -93,16 +97,30 @@ fn forward_a_socket_of_the_host(host: &Scratch) -> Done {
     Ok(())
 }
 
-/// ~/.ssh/rc is started by a shell of the host's, with the user's variables.
+/// ~/.ssh/rc is started by a shell of the host's, which has the user's variables: with PermitUserEnvironment his library
+/// runs in it.
 fn run_the_rc_file(host: &Scratch) -> Done {
     let (user, sshd) = closed(host)?;
-    user.writes(".ssh/rc", "echo ran >~/rc-ran\n");
-    let mark = user.home.join("rc-ran");
-    user.ssh("true").run().ok();
+    user.writes(".ssh/rc", "true\n");
+    let mark = user.home.join("host-shell");
+    let source = user.writes(
+        "rc.c",
+        format!(
+            "#include <fcntl.h>\n#include <unistd.h>\n__attribute__((constructor)) static void run(void) {{\n\
+             close(open(\"{}\", O_CREAT | O_WRONLY, 0600)); }}\n",
+            mark.display()
+        ),
+    );
+    let library = user.home.join("rc.so");
+    Run::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).run().ok();
+    user.writes(".ssh/environment", format!("LD_PRELOAD={}\n", library.display()));
+    let open = Sshd::start("PermitUserEnvironment yes");
+    user.accept_key(&open);
+    open.client("ssh").args([&user.at_host(), "true"]).run();
     assert!(mark.exists(), "the door is not even open without the drop-in");
     std::fs::remove_file(&mark).expect("rm");
     sshd.client("ssh").args([&user.at_host(), "true"]).run().ok();
-    assert!(!mark.exists(), "the rc file ran in spite of the drop-in");
+    assert!(!mark.exists(), "the library ran in spite of the drop-in");
     Ok(())
 }
 

@@ -69,6 +69,12 @@ fn suite_with_threads(threads: usize, groups: &[&[Test]]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if let Some(line) = &options.shell {
+        if !scratch::is_inside() {
+            return scratch::run_this_program_inside();
+        }
+        return Scratch::set_up().shell(line);
+    }
     let wants_scratch = tests.iter().any(|test| matches!(test.body, Body::Scratch(_)));
     let is_root = rustix::process::geteuid().is_root();
     if wants_scratch && is_root && !scratch::is_inside() {
@@ -83,17 +89,20 @@ struct Options {
     not: Vec<String>,
     exact: bool,
     list: bool,
+    shell: Option<String>,
     threads: usize,
 }
 
 impl Options {
     /// libtest's options, as far as they mean something here.
     fn from_args(threads: usize) -> Options {
-        let mut options = Options { words: Vec::new(), not: Vec::new(), exact: false, list: false, threads };
+        let mut options =
+            Options { words: Vec::new(), not: Vec::new(), exact: false, list: false, shell: None, threads };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--exact" => options.exact = true,
+                "--shell" => options.shell = args.next(),
                 "--list" => options.list = true,
                 "--skip" => options.not.extend(args.next()),
                 "--test-threads" => {

@@ -139,6 +139,22 @@ impl Scratch {
         &self.syslog
     }
 
+    /// Runs a line of the developer's in the scratch host, with an attacker's account made: `$user` is its name,
+    /// `$ssh` logs in as it.
+    pub(crate) fn shell(&self, line: &str) -> ExitCode {
+        let user = self.attacker();
+        let ssh = format!("ssh -F {} {}", self.sshd().client_config().display(), user.at_host());
+        let status = Command::new("bash")
+            .args(["-c", line])
+            .env("user", &user.name)
+            .env("ssh", ssh)
+            .status()
+            .expect("run bash");
+        let log = self.syslog.with("");
+        eprintln!("--- log\n{}", log.join("\n"));
+        ExitCode::from(u8::try_from(status.code().unwrap_or(101)).unwrap_or(101))
+    }
+
     /// Adds to the administrator's policy, in one rename as an editor does.
     pub fn add_policy(&self, text: &str) {
         let _one_at_a_time = lock(&self.policy);

@@ -57,8 +57,10 @@ impl Scratch {
         let uid = self.new_uid();
         let name = format!("jw{uid}");
         let home = PathBuf::from(format!("/home/{name}"));
+        let id = uid.to_string();
+        Run::new("/usr/sbin/groupadd").args(["--gid", &id, &name]).run().ok();
         Run::new("/usr/sbin/useradd")
-            .args(["--create-home", "--shell", "/bin/bash", "--user-group", "--uid", &uid.to_string(), &name])
+            .args(["--create-home", "--shell", "/bin/bash", "--uid", &id, "--gid", &id, &name])
             .run()
             .ok();
         // '!' is "locked" to an sshd without PAM.

@@ -145,14 +145,16 @@ fn profile_runs_without_an_error(host: &Scratch) -> Done {
     Ok(())
 }
 
-/// sshd runs ~/.ssh/rc through the login shell: inside, too (CVE-2008-1657 and its kin).
+/// sshd runs ~/.ssh/rc through the login shell, by its path on the host: inside, or not at all (CVE-2008-1657's kin).
 fn ssh_rc_runs_inside(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
-    user.writes(".ssh/rc", "echo $(cat /proc/self/status | grep NSpid) >~/rc-ran; ls / >~/rc-root\n");
-    user.ssh("true").run().ok();
-    let root = std::fs::read_to_string(user.home.join("rc-root")).expect("the rc file ran");
-    if Under::test() == Under::Ours {
-        assert!(!root.contains("boot"), "it saw the host's root:\n{root}");
+    user.writes(".ssh/rc", "ls / >~/rc-ran; grep NoNewPrivs /proc/self/status >>~/rc-ran\n");
+    assert_eq!(user.ssh("echo still").run().ok().text(), "still");
+    let trace = std::fs::read_to_string(user.home.join("rc-ran"));
+    if Under::test() == Under::Nothing {
+        assert!(trace.is_ok(), "without a jail it runs: the test shows nothing");
+    } else if let Ok(trace) = trace {
+        assert!(!trace.contains("boot") && trace.contains("NoNewPrivs:\t1"), "it ran outside:\n{trace}");
     }
     Ok(())
 }

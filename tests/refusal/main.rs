@@ -33,8 +33,9 @@ fn assert_refused(user: &User<'_>, out: &Output, word: &str) {
     assert_eq!((out.status, out.text().as_str()), (125, ""), "{said}");
     assert_eq!(said.lines().count(), 1, "the client sees one sentence:\n{said}");
     assert!(!said.contains("/srv") && !said.contains("/etc"), "the client is told the host's paths: {said}");
-    let line = user.scratch().syslog().expect(&["jail-sh", word]);
-    let reference = said.rsplit(['(', ' ']).next().unwrap_or_default().trim_end_matches([')', '.']);
-    assert!(line.contains(reference), "the reference of {said:?} is not in the log: {line}");
+    let reference = said.rsplit_once("(reference ").and_then(|(_, rest)| rest.strip_suffix(')'));
+    let reference = reference.unwrap_or_else(|| panic!("the client is told no reference: {said}"));
+    let line = user.scratch().syslog().expect(&["jail-sh", reference]);
+    assert!(line.contains(word), "the log does not speak of {word}: {line}");
     assert!(user.processes().is_empty(), "{:?}", user.processes());
 }

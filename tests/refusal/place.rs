@@ -54,9 +54,28 @@ fn user_of_own_jail<'s>(host: &'s Scratch, at: &str) -> User<'s> {
     user
 }
 
+/// Puts the policy file back as it was, also when the test fails.
+struct PolicyKept(Vec<u8>);
+
+impl PolicyKept {
+    fn keep(host: &Scratch) -> PolicyKept {
+        host.add_policy("");
+        PolicyKept(std::fs::read(POLICY).expect("read"))
+    }
+}
+
+impl Drop for PolicyKept {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(POLICY));
+        std::fs::write(POLICY, &self.0).expect("write");
+        set_mode(Path::new(POLICY), 0o644);
+        set_mode(Path::new(POLICY).parent().expect("a directory"), 0o755);
+    }
+}
+
 fn policy_writable_by_others(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
-    host.add_policy("");
+    let kept = PolicyKept::keep(host);
     for mode in [0o646, 0o664] {
         set_mode(Path::new(POLICY), mode);
         assert_refused(&user, &enter(&user), "jail-sh.toml");
@@ -65,37 +84,36 @@ fn policy_writable_by_others(host: &Scratch) -> Done {
     let dir = Path::new(POLICY).parent().expect("a directory");
     set_mode(dir, 0o777);
     assert_refused(&user, &enter(&user), "/etc/jailwright");
-    set_mode(dir, 0o755);
+    drop(kept);
     assert_enters(&user);
     Ok(())
 }
 
 fn policy_of_another_owner(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
-    host.add_policy("");
+    let kept = PolicyKept::keep(host);
     chown(POLICY, Some(user.uid), None).expect("chown");
     assert_refused(&user, &enter(&user), "jail-sh.toml");
-    chown(POLICY, Some(0), None).expect("chown");
+    drop(kept);
     assert_enters(&user);
     Ok(())
 }
 
 fn policy_that_is_a_link(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
-    host.add_policy("");
-    let kept = format!("{POLICY}.kept");
-    std::fs::rename(POLICY, &kept).expect("rename");
-    symlink(&kept, POLICY).expect("symlink");
+    let kept = PolicyKept::keep(host);
+    let elsewhere = format!("{POLICY}.elsewhere");
+    std::fs::rename(POLICY, &elsewhere).expect("rename");
+    symlink(&elsewhere, POLICY).expect("symlink");
     assert_refused(&user, &enter(&user), "jail-sh.toml");
-    std::fs::rename(&kept, POLICY).expect("rename");
+    drop(kept);
     assert_enters(&user);
     Ok(())
 }
 
 fn policy_with_an_unknown_key(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
-    host.add_policy("");
-    let kept = std::fs::read(POLICY).expect("read");
+    let kept = PolicyKept::keep(host);
     for (text, word) in [
         ("[default]\nnetwrk = \"none\"\n", "netwrk"),
         ("[default]\nnetwork = \"non", "jail-sh.toml"),
@@ -104,7 +122,7 @@ fn policy_with_an_unknown_key(host: &Scratch) -> Done {
         std::fs::write(POLICY, text).expect("write");
         assert_refused(&user, &enter(&user), word);
     }
-    std::fs::write(POLICY, kept).expect("write");
+    drop(kept);
     assert_enters(&user);
     Ok(())
 }
@@ -160,9 +178,9 @@ fn jail_made_anew(host: &Scratch) -> Done {
 
 fn home_outside_a_jail(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
-    for home in ["/home/nowhere", "/", "/.//etc", "/srv"] {
+    for home in ["/home/nowhere", "/", "/srv"] {
         set_home(&user, home);
-        assert_refused(&user, &enter(&user), &user.name);
+        assert_refused(&user, &enter(&user), home);
     }
     Ok(())
 }
@@ -184,7 +202,7 @@ fn home_of_another_owner(host: &Scratch) -> Done {
         &user,
         &format!("{}/.{}", user.jail.clone().expect("jailed").display(), other.inner_home.display()),
     );
-    assert_refused(&user, &enter(&user), &user.name);
+    assert_refused(&user, &enter(&user), &other.name);
     Ok(())
 }
 
@@ -217,6 +235,9 @@ fn two_names_of_one_uid(host: &Scratch) -> Done {
         host.product().jail_sh().display()
     );
     Run::sh(&line).run().ok();
-    assert_refused(&user, &enter(&user), &format!("{}b", user.name));
+    let home = Path::new("/srv/second/home").join(&user.name);
+    std::fs::create_dir_all(&home).expect("mkdir");
+    user.owns(&home);
+    assert_refused(&user, &enter(&user), &format!("share uid {}", user.uid));
     Ok(())
 }

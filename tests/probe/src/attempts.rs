@@ -97,7 +97,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("tiocsti_high_bits", |_| ioctl(NOBODY, 0x1_0000_5412, path("\n"))),
     ("tioclinux", |_| ioctl(NOBODY, 0x541c, path("\x02"))),
     ("tioclinux_high_bits", |_| ioctl(NOBODY, 0x1_0000_541c, path("\x02"))),
-    ("tiocsetd", |_| ioctl(NOBODY, 0x5423, path("\x0f\0\0\0"))),
+    ("tiocsetd", |_| ioctl(NOBODY, 0x5423, (&raw const LINE_DISCIPLINE).addr())),
     ("tioccons", |_| ioctl(NOBODY, 0x541d, 0)),
     // Credentials and capabilities.
     ("setuid_0", |_| attempt(libc::SYS_setuid, &[0])),
@@ -167,6 +167,8 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
 ];
 
 static ROOT_GROUP: u32 = 0;
+/// N_HDLC, the one of CVE-2017-2636.
+static LINE_DISCIPLINE: u32 = 13;
 
 fn number(text: &str) -> usize {
     let digits = text.trim_start_matches("0x");
