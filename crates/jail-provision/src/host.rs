@@ -86,7 +86,7 @@ impl Stat {
         self.kind == Kind::Symlink
     }
 
-    fn from_statx(x: &Statx) -> Self {
+    pub(crate) fn from_statx(x: &Statx) -> Self {
         let kind = match FileType::from_raw_mode(u32::from(x.stx_mode)) {
             FileType::Directory => Kind::Directory,
             FileType::Symlink => Kind::Symlink,

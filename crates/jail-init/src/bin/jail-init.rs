@@ -3,4 +3,6 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    jail_init::init::main()
+}

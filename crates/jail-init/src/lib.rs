@@ -1,0 +1,12 @@
+//! The administrator's tools around a jail: each binary is one call into here.
+//!
+//! A tool reads its command line, asks `jail-provision` for the work, and says what became of it. The definitions of the
+//! command lines are public so that man pages and completions come from them.
+
+#![forbid(unsafe_code)]
+
+pub mod init;
+mod progress;
+mod say;
+
+pub use say::finish;

@@ -1,0 +1,110 @@
+//! Carries out a plan, step by step, and makes no choices of its own.
+
+use std::path::Path;
+
+use rustix::fs::FileType;
+
+use crate::error::Result;
+use crate::jailroot::{JailRoot, Privilege, Removed, Written};
+use crate::manifest::{PathText, Record, Source, Stamp, What};
+use crate::plan::{Action, Plan, Step};
+
+/// Told about each step that is done.
+pub trait Progress {
+    /// A step is done; so many bytes were written.
+    fn step(&mut self, path: &Path, bytes: u64);
+}
+
+/// Nobody watches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn step(&mut self, _: &Path, _: u64) {}
+}
+
+/// What a run put where.
+pub type Records = std::collections::BTreeMap<PathText, Record>;
+
+/// Carries out the steps; answers the records of what is there now.
+///
+/// # Errors
+/// A step failed. What was done before stays, and the next run goes on from there.
+pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Result<Records> {
+    let mut records = plan.unchanged.clone();
+    for step in &plan.steps {
+        let (record, bytes) = one(step, jail)?;
+        let path = PathText(step.path.clone());
+        match record {
+            Some(record) => records.insert(path, record),
+            None => records.remove(&path),
+        };
+        progress.step(&step.path, bytes);
+    }
+    Ok(records)
+}
+
+/// One step: its record (`None` if nothing of ours is there afterwards) and the bytes written.
+fn one(step: &Step, jail: &JailRoot) -> Result<(Option<Record>, u64)> {
+    let path = &step.path;
+    let record = |what: What| Record {
+        what,
+        uid: step.meta.uid,
+        gid: step.meta.gid,
+        mode: step.meta.mode,
+        source: None,
+        stamp: None,
+        why: step.why.clone(),
+    };
+    let done = match &step.action {
+        Action::Directory => {
+            jail.make_directory(path, step.meta)?;
+            record(What::Directory)
+        }
+        Action::Symlink { target } => {
+            jail.symlink(path, target, step.meta)?;
+            record(What::Symlink { target: PathText(target.clone()) })
+        }
+        Action::Device { block, device } => {
+            let kind = if *block { FileType::BlockDevice } else { FileType::CharacterDevice };
+            jail.device(path, kind, *device, step.meta)?;
+            record(What::Device { block: *block, device: *device })
+        }
+        Action::Write { content } => {
+            let written = jail.write_file(path, content, step.meta)?;
+            let bytes = written.stat.size;
+            return Ok((Some(file(record, &written, None, false)), bytes));
+        }
+        Action::Accounts { content, lines } => {
+            jail.write_file(path, content, step.meta)?;
+            record(What::Accounts { lines: lines.clone() })
+        }
+        Action::Copy { source, privilege, .. } => {
+            let written = jail.copy_file(path, source, step.meta, *privilege)?;
+            let bytes = written.stat.size;
+            return Ok((Some(file(record, &written, Some(source), false)), bytes));
+        }
+        Action::Link { source, .. } => {
+            if let Some(written) = jail.hard_link(path, source)? {
+                return Ok((Some(file(record, &written, Some(source), true)), 0));
+            }
+            let written = jail.copy_file(path, source, step.meta, Privilege::Drop)?;
+            let bytes = written.stat.size;
+            return Ok((Some(file(record, &written, Some(source), false)), bytes));
+        }
+        Action::Remove => {
+            // A directory that is still in use holds something that is not ours: it is not ours any more either.
+            let (Removed::Gone | Removed::InUse) = jail.remove(path)?;
+            return Ok((None, 0));
+        }
+    };
+    Ok((Some(done), 0))
+}
+
+fn file(record: impl Fn(What) -> Record, written: &Written, source: Option<&Path>, linked: bool) -> Record {
+    let source = source
+        .zip(written.source.as_ref())
+        .map(|(path, stat)| Source { path: PathText(path.to_path_buf()), stamp: Stamp::from(stat) });
+    let what = What::File { digest: written.digest, linked };
+    Record { source, stamp: Some(Stamp::from(&written.stat)), ..record(what) }
+}

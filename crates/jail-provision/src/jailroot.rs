@@ -1,0 +1,874 @@
+//! The only way anything is written into a jail.
+//!
+//! Root copies files into a tree that others may be writing to, which is how most of this field's holes came about. Each
+//! rule here stops one attack:
+//!
+//! - **The jail is a directory descriptor, opened component by component without following a link.** A user who owns a
+//!   directory above the jail cannot swap it for a link between our look and our write.
+//! - **Every path inside is resolved by openat2 with `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`.** A link planted in the jail
+//!   (`usr -> /usr`, `etc -> ../../etc`) leads to a place in the jail, never to the host.
+//! - **The source is opened `O_NOFOLLOW | O_NONBLOCK` and must be a regular file.** A FIFO cannot make us wait, a link cannot
+//!   make us read something else than was planned.
+//! - **A file is made under a temporary name, `O_EXCL`, mode 0600, and gets its content, owner, mode, attributes and times
+//!   through the descriptor, in that order; then it is renamed.** Nobody can open it half done, a planted link under the
+//!   temporary name is an error and not a target, and a run that dies leaves the old file or the new one. Owner before mode:
+//!   chown clears set-uid bits, and a set-uid bit must never exist under a wrong owner.
+//! - **set-uid, set-gid and file capabilities are dropped unless the section asks for them**, and a hard link is never made
+//!   to a file that has them: it would be the host's own set-uid file in the jail.
+//! - **A file is read again if it changed while it was copied**, told by its size, mtime and ctime before and after.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::fs::{
+    self, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid,
+};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::host::{Host, HostFile, RealHost, Stat, Time};
+use crate::text;
+
+/// Owner and mode that an entry of the jail is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What became of a written file.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// SHA-256 of the content.
+    pub digest: Digest,
+    /// The new file in the jail.
+    pub stat: Stat,
+    /// What was copied, as it was at the end of copying.
+    pub source: Option<Stat>,
+}
+
+/// Whether a copy keeps set-uid bits and file capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// Cleared: the rule.
+    Drop,
+    /// Kept: the section named the file in `setuid`.
+    Keep,
+}
+
+/// Directories of the host that can never be a jail themselves.
+const NEVER_A_JAIL: &[&str] = &[
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/local",
+    "/usr/sbin",
+    "/usr/share",
+    "/var",
+    "/var/lib",
+    "/var/tmp",
+];
+
+/// Temporary names begin with this; what follows is a digest of the final name, so that a killed run's can be found.
+const TEMPORARY: &str = ".jailwright-";
+
+/// As many directory descriptors as are kept; far below the usual limit of 1,024.
+const KEPT_DIRECTORIES: usize = 128;
+
+const CHUNK: usize = 1 << 20;
+
+/// A jail's directory, open.
+#[derive(Debug)]
+pub struct JailRoot {
+    fd: OwnedFd,
+    path: PathBuf,
+    dirs: RefCell<HashMap<PathBuf, Rc<OwnedFd>>>,
+    buffer: RefCell<Vec<u8>>,
+}
+
+/// The jail as it was found before anything was done.
+#[derive(Debug)]
+pub enum Found {
+    /// It is there, and safe.
+    Jail(JailRoot),
+    /// It is not there, and its parents are safe.
+    Nothing,
+}
+
+impl JailRoot {
+    /// Looks at a jail's path, changing nothing.
+    ///
+    /// # Errors
+    /// The path cannot be a jail, or is unsafe: a link on the way, a directory above that others may write, a wrong owner.
+    pub fn find(path: &Path) -> Result<Found> {
+        let mut at = Walk::new(path)?;
+        while let Some(name) = at.rest.pop() {
+            match at.step(&name)? {
+                Some(next) => at.fd = next,
+                None => return at.check_file_system().map(|()| Found::Nothing),
+            }
+        }
+        at.check_file_system()?;
+        at.check_jail_itself()?;
+        Ok(Found::Jail(Self::at(at.fd, at.path)))
+    }
+
+    /// Opens a jail, making its directory (and missing ones above it) first if need be.
+    ///
+    /// # Errors
+    /// As [`JailRoot::find`], or a directory cannot be made.
+    pub fn find_or_make(path: &Path) -> Result<Self> {
+        let mut at = Walk::new(path)?;
+        while let Some(name) = at.rest.pop() {
+            let next = match at.step(&name)? {
+                Some(next) => next,
+                None => at.make(&name)?,
+            };
+            at.fd = next;
+        }
+        at.check_file_system()?;
+        at.check_jail_itself()?;
+        Ok(Self::at(at.fd, at.path))
+    }
+
+    fn at(fd: OwnedFd, path: PathBuf) -> Self {
+        Self { fd, path, dirs: RefCell::default(), buffer: RefCell::default() }
+    }
+
+    /// The jail's path, absolute and free of links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode of the jail's directory.
+    ///
+    /// # Errors
+    /// fstat failed.
+    pub fn identity(&self) -> Result<(u64, u64)> {
+        let stat = fs::fstat(&self.fd).map_err(|e| Error::io("stat", &self.path, e))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Where an inner path lies on the host, for messages.
+    #[must_use]
+    pub fn outside(&self, inner: &Path) -> PathBuf {
+        self.path.join(inner.strip_prefix("/").unwrap_or(inner))
+    }
+
+    /// Makes a directory; an existing one gets owner and mode.
+    ///
+    /// # Errors
+    /// A system call failed, or something else is there.
+    pub fn make_directory(&self, inner: &Path, meta: Meta) -> Result<Stat> {
+        self.doing("make the directory", inner, || {
+            let (dir, name) = self.parent(inner)?;
+            match retry(|| fs::mkdirat(&*dir, &name, Mode::from_raw_mode(0o700))) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = retry(|| fs::openat(&*dir, &name, flags, Mode::empty()))?;
+            self.set_owner_and_mode(&made, meta)?;
+            stat_of(made.as_fd())
+        })
+    }
+
+    /// Copies a regular file of the host.
+    ///
+    /// # Errors
+    /// A system call failed, the source is no regular file, or it kept changing.
+    pub fn copy_file(
+        &self,
+        inner: &Path,
+        source: &Path,
+        meta: Meta,
+        privilege: Privilege,
+    ) -> Result<Written> {
+        for _ in 0..5 {
+            let done = self.doing("write", inner, || self.copy_once(inner, source, meta, privilege))?;
+            if let Some(written) = done? {
+                return Ok(written);
+            }
+        }
+        Err(Error::failed(format!("{} keeps changing while it is copied", text::quote(source)))
+            .hint("run the command again once it has come to rest"))
+    }
+
+    /// One attempt; `None` if the source changed meanwhile. The outer error is the jail's, the inner one the source's.
+    fn copy_once(
+        &self,
+        inner: &Path,
+        source: &Path,
+        meta: Meta,
+        privilege: Privilege,
+    ) -> io::Result<Result<Option<Written>>> {
+        let (file, before) = match open_source(source) {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Err(Error::io("read", source, error))),
+        };
+        let temporary = self.temporary(inner)?;
+        let digest = match self.copy_content(&file, &temporary.fd, before.size) {
+            Ok(digest) => digest,
+            Err(Side::Source(error)) => return Ok(Err(Error::io("read", source, error))),
+            Err(Side::Jail(error)) => return Err(error.into()),
+        };
+        let after = stat_of(file.as_fd())?;
+        if (after.size, after.mtime, after.ctime) != (before.size, before.mtime, before.ctime) {
+            return Ok(Ok(None));
+        }
+        self.set_owner_and_mode(&temporary.fd, meta)?;
+        copy_attributes(&file, &temporary.fd, privilege)?;
+        set_mtime(&temporary.fd, after.mtime)?;
+        let stat = temporary.put_in_place()?;
+        Ok(Ok(Some(Written { digest, stat, source: Some(after) })))
+    }
+
+    /// Copies and digests in one reading; runs of zeros stay holes.
+    fn copy_content(&self, from: &OwnedFd, to: &OwnedFd, size: u64) -> std::result::Result<Digest, Side> {
+        let mut buffer = self.buffer.borrow_mut();
+        let wanted = usize::try_from(size).unwrap_or(CHUNK).clamp(1, CHUNK);
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+        let sparse = is_sparse(from).map_err(Side::Source)?;
+        let mut hash = Sha256::new();
+        let mut done: u64 = 0;
+        while done < size {
+            let take = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
+            let got = retry(|| rustix::io::read(from, &mut buffer[..take])).map_err(Side::Source)?;
+            if got == 0 {
+                break;
+            }
+            let piece = &buffer[..got];
+            hash.update(piece);
+            if sparse && piece.iter().all(|b| *b == 0) {
+                retry(|| fs::ftruncate(to, done + got as u64)).map_err(Side::Jail)?;
+            } else {
+                write_all_at(to, piece, done).map_err(Side::Jail)?;
+            }
+            done += got as u64;
+        }
+        Ok(Digest(hash.finalize().into()))
+    }
+
+    /// Writes a file with this content.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn write_file(&self, inner: &Path, content: &[u8], meta: Meta) -> Result<Written> {
+        self.doing("write", inner, || {
+            let temporary = self.temporary(inner)?;
+            write_all_at(&temporary.fd, content, 0)?;
+            self.set_owner_and_mode(&temporary.fd, meta)?;
+            let stat = temporary.put_in_place()?;
+            Ok(Written { digest: Digest::of(content), stat, source: None })
+        })
+    }
+
+    /// Makes a hard link to a file of the host; `None` if that cannot or must not be done and a copy is due: another file
+    /// system, a set-uid file or one with capabilities, or a file that the caller may not link.
+    ///
+    /// # Errors
+    /// A system call failed for another reason.
+    pub fn hard_link(&self, inner: &Path, source: &Path) -> Result<Option<Written>> {
+        self.doing("link", inner, || {
+            let (file, before) = open_source(source)?;
+            if before.mode & 0o6000 != 0 || has_capabilities(&file)? {
+                return Ok(None);
+            }
+            let (dir, name) = self.parent(inner)?;
+            let temporary = temporary_name(&name);
+            unlink_if_there(&dir, &temporary)?;
+            match retry(|| fs::linkat(CWD, source, &*dir, &temporary, AtFlags::empty())) {
+                Ok(()) => {}
+                Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::ACCESS) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            let linked = stat_at(&dir, &temporary)?;
+            if (linked.dev, linked.ino) != (before.dev, before.ino) {
+                unlink_if_there(&dir, &temporary)?;
+                return Ok(None);
+            }
+            retry(|| fs::renameat(&*dir, &temporary, &*dir, &name))?;
+            // Renaming a link onto another name of the same file does nothing and leaves both.
+            unlink_if_there(&dir, &temporary)?;
+            let digest = digest_file(&file, &mut self.buffer.borrow_mut())?;
+            let stat = stat_of(file.as_fd())?;
+            Ok(Some(Written { digest, stat, source: Some(stat) }))
+        })
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn symlink(&self, inner: &Path, target: &Path, meta: Meta) -> Result<Stat> {
+        self.doing("make the link", inner, || {
+            let (dir, name) = self.parent(inner)?;
+            let temporary = temporary_name(&name);
+            match retry(|| fs::symlinkat(target, &*dir, &name)) {
+                Ok(()) => self.set_link_owner(&dir, &name, meta)?,
+                Err(Errno::EXIST) => {
+                    unlink_if_there(&dir, &temporary)?;
+                    retry(|| fs::symlinkat(target, &*dir, &temporary))?;
+                    self.set_link_owner(&dir, &temporary, meta)?;
+                    retry(|| fs::renameat(&*dir, &temporary, &*dir, &name))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            stat_at(&dir, &name)
+        })
+    }
+
+    /// Makes a device node.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn device(&self, inner: &Path, kind: FileType, device: u64, meta: Meta) -> Result<Stat> {
+        self.doing("make the device", inner, || {
+            let (dir, name) = self.parent(inner)?;
+            let temporary = temporary_name(&name);
+            unlink_if_there(&dir, &temporary)?;
+            retry(|| fs::mknodat(&*dir, &temporary, kind, Mode::from_raw_mode(0o600), device))?;
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            retry(|| {
+                fs::chownat(
+                    &*dir,
+                    &temporary,
+                    Some(Uid::from_raw(meta.uid)),
+                    Some(Gid::from_raw(meta.gid)),
+                    flags,
+                )
+            })?;
+            // A device node cannot be opened without waking its driver, so this one mode is set by name, of a node that
+            // was just made in a directory held open.
+            retry(|| fs::chmodat(&*dir, &temporary, Mode::from_raw_mode(meta.mode), AtFlags::empty()))?;
+            retry(|| fs::renameat(&*dir, &temporary, &*dir, &name))?;
+            stat_at(&dir, &name)
+        })
+    }
+
+    /// Removes a file or link, or a directory if it is empty. What is gone already is fine.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn remove(&self, inner: &Path) -> Result<Removed> {
+        self.doing("remove", inner, || {
+            let (dir, name) = match self.parent(inner) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removed::Gone),
+                other => other?,
+            };
+            match retry(|| fs::unlinkat(&*dir, &name, AtFlags::empty())) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(Removed::Gone),
+                Err(Errno::ISDIR | Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.dirs.borrow_mut().clear();
+            match retry(|| fs::unlinkat(&*dir, &name, AtFlags::REMOVEDIR)) {
+                Ok(()) | Err(Errno::NOENT) => Ok(Removed::Gone),
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(Removed::InUse),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Removes the temporary file that a killed run may have left for this path.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn remove_leftover(&self, inner: &Path) -> Result<()> {
+        self.doing("remove what a killed run left of", inner, || match self.parent(inner) {
+            Ok((dir, name)) => unlink_if_there(&dir, &temporary_name(&name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// SHA-256 of a regular file in the jail.
+    ///
+    /// # Errors
+    /// It cannot be read or is no regular file.
+    pub fn digest(&self, inner: &Path) -> Result<Digest> {
+        self.doing("read", inner, || {
+            let (dir, name) = self.parent(inner)?;
+            let flags =
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = retry(|| fs::openat(&*dir, &name, flags, Mode::empty()))?;
+            digest_file(&file, &mut self.buffer.borrow_mut())
+        })
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// The file system could not write it.
+    pub fn sync(&self) -> Result<()> {
+        retry(|| fs::syncfs(&self.fd)).map_err(|e| Error::io("write to disk", &self.path, e))
+    }
+
+    /// The directory that holds a path, and the path's last name.
+    fn parent(&self, inner: &Path) -> io::Result<(Rc<OwnedFd>, OsString)> {
+        let name = inner.file_name().ok_or(Errno::INVAL)?.to_os_string();
+        let parent = inner.parent().ok_or(Errno::INVAL)?;
+        Ok((self.directory(parent)?, name))
+    }
+
+    fn directory(&self, inner: &Path) -> io::Result<Rc<OwnedFd>> {
+        if let Some(known) = self.dirs.borrow().get(inner) {
+            return Ok(Rc::clone(known));
+        }
+        let fd = Rc::new(self.open_inside(inner, OFlags::PATH | OFlags::DIRECTORY)?);
+        let mut dirs = self.dirs.borrow_mut();
+        if dirs.len() >= KEPT_DIRECTORIES {
+            dirs.clear();
+        }
+        dirs.insert(inner.to_path_buf(), Rc::clone(&fd));
+        Ok(fd)
+    }
+
+    fn open_inside(&self, inner: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let confined = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // EAGAIN: something was renamed while the kernel looked; a hostile jail may do that, but not for ever.
+        for _ in 0..64 {
+            match fs::openat2(&self.fd, inner, flags | OFlags::CLOEXEC, Mode::empty(), confined) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    fn temporary(&self, inner: &Path) -> io::Result<Temporary> {
+        let (dir, name) = self.parent(inner)?;
+        let temporary = temporary_name(&name);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || retry(|| fs::openat(&*dir, &temporary, flags, Mode::from_raw_mode(0o600)));
+        let fd = match open() {
+            // A killed run's: we hold the jail's lock, so nobody is writing it now.
+            Err(Errno::EXIST) => {
+                unlink_if_there(&dir, &temporary)?;
+                open()?
+            }
+            other => other?,
+        };
+        Ok(Temporary { dir, name, temporary, fd, placed: false })
+    }
+
+    /// Owner, then mode: a set-uid bit must never exist under a wrong owner, and chown would clear it.
+    fn set_owner_and_mode(&self, fd: &OwnedFd, meta: Meta) -> io::Result<()> {
+        let stat = retry(|| fs::fstat(fd))?;
+        if (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
+            retry(|| fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))?;
+        }
+        retry(|| fs::fchmod(fd, Mode::from_raw_mode(meta.mode)))?;
+        Ok(())
+    }
+
+    fn set_link_owner(&self, dir: &OwnedFd, name: &OsStr, meta: Meta) -> io::Result<()> {
+        let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
+            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+            retry(|| fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
+        }
+        Ok(())
+    }
+
+    fn doing<T>(&self, what: &str, inner: &Path, work: impl FnOnce() -> io::Result<T>) -> Result<T> {
+        work().map_err(|error| Error::io(what, &self.outside(inner), error))
+    }
+}
+
+/// What [`JailRoot::remove`] left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// Nothing is there any more.
+    Gone,
+    /// A directory that holds something else, or is mounted on.
+    InUse,
+}
+
+/// Reading the jail goes by the same descriptors as writing it.
+impl Host for JailRoot {
+    fn lstat(&self, path: &Path) -> io::Result<Stat> {
+        if path == Path::new("/") {
+            return stat_of(self.fd.as_fd());
+        }
+        let (dir, name) = self.parent(path)?;
+        stat_at(&dir, &name)
+    }
+
+    fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        use std::os::unix::ffi::OsStringExt;
+        let (dir, name) = self.parent(path)?;
+        let target = retry(|| fs::readlinkat(&*dir, &name, Vec::new()))?;
+        Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        RealHost::from_fd(rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?, &self.path).read_dir(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn HostFile + '_>> {
+        let fd = self.open_inside(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        match FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) {
+            FileType::RegularFile => Ok(Box::new(InJail(fd))),
+            FileType::Directory => Err(Errno::ISDIR.into()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        }
+    }
+}
+
+struct InJail(OwnedFd);
+
+impl HostFile for InJail {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match retry(|| rustix::io::pread(&self.0, &mut buf[done..], offset + done as u64))? {
+                0 => break,
+                got => done += got,
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// The way down to the jail, one component at a time.
+struct Walk {
+    fd: OwnedFd,
+    path: PathBuf,
+    /// Components still to take, last first.
+    rest: Vec<OsString>,
+    me: u32,
+}
+
+impl Walk {
+    fn new(path: &Path) -> Result<Self> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::usage("the jail's path is empty"));
+        }
+        let absolute = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
+        let mut rest = Vec::new();
+        for component in absolute.components() {
+            match component {
+                Component::Normal(name) => rest.push(name.to_os_string()),
+                Component::ParentDir => {
+                    return Err(Error::usage(format!("the jail's path {} holds '..'", text::quote(path)))
+                        .hint("give the path without it"));
+                }
+                _ => {}
+            }
+        }
+        let plain: PathBuf = Path::new("/").join(rest.iter().collect::<PathBuf>());
+        if NEVER_A_JAIL.iter().any(|never| plain == Path::new(never)) {
+            return Err(Error::refused(format!(
+                "{} is a directory of the host and can be no jail",
+                text::quote(&plain)
+            ))
+            .hint("use a directory of its own, such as /home/jail"));
+        }
+        rest.reverse();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = fs::open("/", flags, Mode::empty()).map_err(|e| Error::io("open", Path::new("/"), e))?;
+        Ok(Self { fd, path: PathBuf::from("/"), rest, me: rustix::process::geteuid().as_raw() })
+    }
+
+    /// Opens the next component; `None` if it is not there. The directory we stand in must be safe to look names up in.
+    fn step(&mut self, name: &OsStr) -> Result<Option<OwnedFd>> {
+        self.check_parent()?;
+        let next = self.path.join(name);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match retry(|| fs::openat(&self.fd, name, flags, Mode::empty())) {
+            Err(Errno::NOENT) => {
+                self.path = next;
+                return Ok(None);
+            }
+            other => other.map_err(|e| Error::io("open", &next, e))?,
+        };
+        let stat = fs::fstat(&fd).map_err(|e| Error::io("stat", &next, e))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {}
+            FileType::Symlink => return Err(self.is_a_link(&next)),
+            _ => return Err(Error::refused(format!("{} is no directory", text::quote(&next)))),
+        }
+        self.path = next;
+        Ok(Some(fd))
+    }
+
+    fn is_a_link(&self, link: &Path) -> Error {
+        let error = Error::refused(format!(
+            "{} is a symbolic link, and a jail's path may hold none",
+            text::quote(link)
+        ));
+        let whole = self.rest.iter().rev().fold(link.to_path_buf(), |path, name| path.join(name));
+        // Only a hint for a person to read: nothing is opened by this answer.
+        match RealHost::system().canonical(&whole).or_else(|_| RealHost::system().canonical(link)) {
+            Ok(real) => error.hint(format!("if that is what you want, use {} instead", text::quote(&real))),
+            Err(_) => error,
+        }
+    }
+
+    /// A directory above the jail: whoever may rename in it may swap the jail.
+    fn check_parent(&self) -> Result<()> {
+        let stat = fs::fstat(&self.fd).map_err(|e| Error::io("stat", &self.path, e))?;
+        self.check_owner(&stat)?;
+        let sticky = stat.st_mode & 0o1000 != 0;
+        if self.others_may_write(&stat) && !sticky {
+            return Err(Error::refused(format!(
+                "others may write to {}, so they could swap the jail below it",
+                text::quote(&self.path)
+            ))
+            .hint(format!("chmod go-w {}, or put the jail elsewhere", text::quote(&self.path))));
+        }
+        Ok(())
+    }
+
+    fn check_jail_itself(&self) -> Result<()> {
+        let stat = fs::fstat(&self.fd).map_err(|e| Error::io("stat", &self.path, e))?;
+        self.check_owner(&stat)?;
+        if self.others_may_write(&stat) {
+            return Err(Error::refused(format!("others may write to the jail {}", text::quote(&self.path)))
+                .hint(format!("chmod go-w {}", text::quote(&self.path))));
+        }
+        Ok(())
+    }
+
+    fn check_owner(&self, stat: &fs::Stat) -> Result<()> {
+        if stat.st_uid == 0 || stat.st_uid == self.me {
+            return Ok(());
+        }
+        let who = if self.me == 0 { "root" } else { "root nor to you" };
+        let neither = if self.me == 0 { "not belong to" } else { "belong neither to" };
+        Err(Error::refused(format!("{} does {neither} {who}", text::quote(&self.path)))
+            .hint("whoever owns it could swap the jail or what is in it"))
+    }
+
+    /// For an ordinary user, a group of his own is nobody else (Debian gives each user one).
+    fn others_may_write(&self, stat: &fs::Stat) -> bool {
+        let own_group = self.me != 0 && stat.st_gid == rustix::process::getegid().as_raw();
+        let writable = if own_group { 0o002 } else { 0o022 };
+        stat.st_mode & writable != 0
+    }
+
+    fn check_file_system(&self) -> Result<()> {
+        let stat =
+            fs::fstatvfs(&self.fd).map_err(|e| Error::io("look at the file system of", &self.path, e))?;
+        if stat.f_flag.contains(fs::StatVfsMountFlags::NOEXEC) {
+            return Err(Error::refused(format!(
+                "the file system of {} is mounted noexec, so no program could run in the jail",
+                text::quote(&self.path)
+            ))
+            .hint("put the jail on another file system, or mount it without noexec"));
+        }
+        Ok(())
+    }
+
+    fn make(&self, name: &OsStr) -> Result<OwnedFd> {
+        let failed = |e: Errno| Error::io("make the directory", &self.path, e);
+        match retry(|| fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755))) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = retry(|| fs::openat(&self.fd, name, flags, Mode::empty())).map_err(failed)?;
+        // The umask of whoever calls us must not decide whether users can enter (a jail made under 077 is a dead one).
+        let stat = fs::fstat(&fd).map_err(failed)?;
+        if stat.st_uid == self.me {
+            retry(|| fs::fchmod(&fd, Mode::from_raw_mode(0o755))).map_err(failed)?;
+        }
+        Ok(fd)
+    }
+}
+
+/// A file being made; dropped before it is put in place, it is gone again.
+struct Temporary {
+    dir: Rc<OwnedFd>,
+    name: OsString,
+    temporary: OsString,
+    fd: OwnedFd,
+    placed: bool,
+}
+
+impl Temporary {
+    fn put_in_place(mut self) -> io::Result<Stat> {
+        retry(|| fs::renameat(&*self.dir, &self.temporary, &*self.dir, &self.name))?;
+        self.placed = true;
+        stat_of(self.fd.as_fd())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.placed {
+            // Best effort: the next run removes it as well.
+            unlink_if_there(&self.dir, &self.temporary).unwrap_or_default();
+        }
+    }
+}
+
+/// Which side of a copy failed.
+enum Side {
+    Source(Errno),
+    Jail(Errno),
+}
+
+fn temporary_name(name: &OsStr) -> OsString {
+    let digest = Digest::of(name.as_bytes());
+    OsString::from(format!("{TEMPORARY}{}", &digest.to_string()[..16]))
+}
+
+/// Whether a name is one of ours that a killed run left.
+#[must_use]
+pub fn is_leftover(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(TEMPORARY.as_bytes())
+}
+
+fn open_source(source: &Path) -> io::Result<(OwnedFd, Stat)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = retry(|| fs::open(source, flags, Mode::empty()))?;
+    let stat = stat_of(file.as_fd())?;
+    if !stat.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file any more"));
+    }
+    Ok((file, stat))
+}
+
+fn stat_of(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    let statx = retry(|| fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS))?;
+    Ok(Stat::from_statx(&statx))
+}
+
+fn stat_at(dir: &OwnedFd, name: &OsStr) -> io::Result<Stat> {
+    let statx = retry(|| fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS))?;
+    Ok(Stat::from_statx(&statx))
+}
+
+fn unlink_if_there(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match retry(|| fs::unlinkat(dir, name, AtFlags::empty())) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn write_all_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        let done = retry(|| rustix::io::pwrite(fd, bytes, offset))?;
+        if done == 0 {
+            return Err(Errno::IO);
+        }
+        bytes = &bytes[done..];
+        offset += done as u64;
+    }
+    Ok(())
+}
+
+fn is_sparse(fd: &OwnedFd) -> rustix::io::Result<bool> {
+    let stat = retry(|| fs::fstat(fd))?;
+    Ok(stat.st_blocks.unsigned_abs().saturating_mul(512) < stat.st_size.unsigned_abs())
+}
+
+fn digest_file(file: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<Digest> {
+    if !stat_of(file.as_fd())?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    buffer.resize(CHUNK, 0);
+    let mut hash = Sha256::new();
+    let mut offset = 0;
+    loop {
+        match retry(|| rustix::io::pread(file, &mut buffer[..], offset))? {
+            0 => return Ok(Digest(hash.finalize().into())),
+            got => {
+                hash.update(&buffer[..got]);
+                offset += got as u64;
+            }
+        }
+    }
+}
+
+const CAPABILITY: &str = "security.capability";
+
+fn has_capabilities(file: &OwnedFd) -> io::Result<bool> {
+    match retry(|| fs::fgetxattr(file, CAPABILITY, &mut [0u8; 64][..])) {
+        Ok(_) | Err(Errno::RANGE) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Carries over the attributes that belong to the content (`user.*`, the SELinux label), and file capabilities only if asked.
+/// Access lists name the host's users and stay behind.
+fn copy_attributes(from: &OwnedFd, to: &OwnedFd, privilege: Privilege) -> io::Result<()> {
+    let mut names = vec![0u8; 0];
+    let length = match retry(|| fs::flistxattr(from, &mut names[..])) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
+        other => other?,
+    };
+    names.resize(length, 0);
+    let length = retry(|| fs::flistxattr(from, &mut names[..]))?;
+    for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        let wanted = name.starts_with(b"user.")
+            || name == b"security.selinux"
+            || (privilege == Privilege::Keep && name == CAPABILITY.as_bytes());
+        if !wanted {
+            continue;
+        }
+        let name = OsStr::from_bytes(name);
+        let mut value = vec![0u8; 64 * 1024];
+        let length = retry(|| fs::fgetxattr(from, name, &mut value[..]))?;
+        match retry(|| fs::fsetxattr(to, name, &value[..length], fs::XattrFlags::empty())) {
+            Ok(()) => {}
+            // A file system without attributes, or a label that only root may set: the file works without.
+            Err(Errno::OPNOTSUPP | Errno::PERM) if name.as_bytes() != CAPABILITY.as_bytes() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn set_mtime(fd: &OwnedFd, mtime: Time) -> io::Result<()> {
+    let time = Timespec { tv_sec: mtime.sec, tv_nsec: mtime.nsec.into() };
+    Ok(retry(|| fs::futimens(fd, &Timestamps { last_access: time, last_modification: time }))?)
+}
+
+/// The kernel may be interrupted before it began; then it is simply asked again.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
