@@ -90,6 +90,9 @@ fn one_unmet(unmet: &Unmet) -> String {
             format!("{name}, needed by {by}, is {}, which is {fault}", text::quote(path))
         }
         resolve::Why::Relative => format!("{name}, needed by {by}, is a relative path"),
+        resolve::Why::TooMuch => {
+            format!("{by} has the loader look into more places than any real program does")
+        }
         resolve::Why::TooDeep => {
             format!("{by} is a script run by a script, more often than the kernel follows")
         }
