@@ -60,8 +60,20 @@ pub enum HomeSource {
     Jail(OwnedFd),
     /// A directory of the host that the cell mounts (`O_PATH`).
     Host(OwnedFd),
-    /// An empty one that is gone with the cell.
+    /// An empty one that is gone with the cell, always at [`EMPTY_HOME`].
     Empty,
+}
+
+/// Where an empty home is: on the scratch space, so that no directory of the jail has to be covered for it.
+pub const EMPTY_HOME: &str = "/run/home";
+
+/// Account files of the cell's own, shown instead of the jail's.
+#[derive(Debug)]
+pub struct AccountFiles {
+    /// For /etc/passwd.
+    pub passwd: Vec<u8>,
+    /// For /etc/group.
+    pub group: Vec<u8>,
 }
 
 /// Everything an entry needs to know.
@@ -79,6 +91,8 @@ pub struct Admission {
     pub policy: Policy,
     /// The shell inside.
     pub shell: Vec<u8>,
+    /// `None`: the jail's own are seen.
+    pub account_files: Option<AccountFiles>,
     /// The gid that terminals belong to, if the host has a group `tty`.
     pub tty_group: Option<u32>,
     /// Lines for the log: things that are allowed but worth knowing.
@@ -207,7 +221,7 @@ fn admit(
     };
     let shell = shell_of(&jail, &account, &policy)?;
     let tty_group = group::by_name(groups, b"tty").map(|entry| entry.gid);
-    Ok(Admission { account, jail, home, home_source, policy, shell, tty_group, notes })
+    Ok(Admission { account, jail, home, home_source, policy, shell, account_files: None, tty_group, notes })
 }
 
 /// Two names of one uid must lead to the same cell, or the caller could choose by setting USER.

@@ -11,14 +11,15 @@
 //! Whatever goes wrong on the way is a refusal: there is no path on which a program starts with less confinement than
 //! the policy says.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsString};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use jail_sys::process::{self, Cloned, Exec};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::process::getppid;
 
-use crate::admission::{self, Admission};
+use crate::admission::{self, Admission, Jail};
 use crate::cell::Cell;
 use crate::cell::blueprint::{Blueprint, Privilege};
 use crate::confined::{self, Identity};
@@ -69,6 +70,7 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
         directory: admission.home.clone(),
         program: Program::Shell(call),
         environment: &invocation.environment,
+        set: &[],
         report: Report::Login,
     };
     let what = match &call.command {
@@ -113,6 +115,8 @@ pub struct Entry<'a> {
     pub program: Program<'a>,
     /// The caller's environment.
     pub environment: &'a [(OsString, OsString)],
+    /// Variables that are set, whatever the policy lets through.
+    pub set: &'a [(OsString, OsString)],
     /// How a failure is told.
     pub report: Report,
 }
@@ -226,15 +230,37 @@ fn prepare_exec(admission: &Admission, entry: &Entry<'_>, terminal: Option<&[u8]
         Program::Shell(call) => shell_call(&admission.shell, call),
         Program::Command(words) => {
             let words: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-            (words.first().cloned().unwrap_or_default(), words)
+            (find_program(&admission.jail, words.first().map_or(b"".as_slice(), Vec::as_slice)), words)
         }
     };
     let fixed =
         Fixed { home: &admission.home, user: &admission.account.name, shell: &admission.shell, terminal };
     let policy = &admission.policy;
-    let env = environment::build(entry.environment, &policy.env, policy.agent, fixed);
+    let env = environment::build(entry.environment, entry.set, &policy.env, policy.agent, fixed);
     let argv = argv.iter().map(|argument| c_string(argument)).collect::<Result<Vec<_>>>()?;
     Ok(Exec::new(c_string(&path)?, argv, env))
+}
+
+/// The path of a program as a shell would find it, looked up in the jail's tree. Not found: the name itself, whose
+/// exec then fails with the right status.
+fn find_program(jail: &Jail, name: &[u8]) -> Vec<u8> {
+    if name.contains(&b'/') {
+        return name.to_vec();
+    }
+    for directory in environment::PATH.split(':') {
+        let path = [directory.as_bytes(), b"/", name].concat();
+        let below = path.get(1..).unwrap_or_default();
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let Ok(fd) = openat2(&jail.directory, below, flags, Mode::empty(), resolve) else { continue };
+        let executable = fstat(&fd).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0
+        });
+        if executable {
+            return path;
+        }
+    }
+    name.to_vec()
 }
 
 /// The shell with the arguments that sshd would have given it.
@@ -249,6 +275,12 @@ fn shell_call(shell: &[u8], call: &Call) -> (Vec<u8>, Vec<Vec<u8>>) {
     (shell.to_vec(), argv)
 }
 
+/// The one sentence with which jail-run says why it did nothing; returns the exit status.
+#[must_use]
+pub fn complain_as_tool(refusal: &Refusal) -> i32 {
+    complain(&format!("jail-run: {}", refusal.why), REFUSED)
+}
+
 /// Tells why the user's program did not start; returns the exit status.
 fn tell(failure: &Failure, session: &Session<'_>, report: Report, log: &Log, notes: &[String]) -> i32 {
     for note in notes {
@@ -258,14 +290,18 @@ fn tell(failure: &Failure, session: &Session<'_>, report: Report, log: &Log, not
     match failure {
         Failure::Refused(refusal) => match report {
             Report::Login => refuse(refusal, log, &caller),
-            Report::Tool => complain(&format!("jail-run: {}", refusal.why), REFUSED),
+            Report::Tool => complain_as_tool(refusal),
         },
         Failure::Exec(errno) => {
             let path = printable(session.program.path().to_bytes());
             let status = if *errno == jail_sys::Errno::NOENT { NOT_FOUND } else { NOT_EXECUTABLE };
             let why = format!("cannot execute '{path}' inside the jail: {errno}");
             log.line(Level::Warning, &format!("{}: {why}", printable(&caller)));
-            complain(&why, status)
+            let name = match report {
+                Report::Login => "jail-sh",
+                Report::Tool => "jail-run",
+            };
+            complain(&format!("{name}: {why}"), status)
         }
     }
 }
@@ -287,10 +323,4 @@ fn complain(sentence: &str, status: i32) -> i32 {
         // Nobody listens; the status says it too.
     }
     status
-}
-
-/// The caller's home and name as bytes, for callers that have them as strings.
-#[must_use]
-pub fn bytes(text: &OsStr) -> Vec<u8> {
-    text.as_bytes().to_vec()
 }

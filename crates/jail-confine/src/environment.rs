@@ -47,6 +47,12 @@ pub fn build(
             put(name.as_bytes(), value.as_bytes());
         }
     }
+    for (name, value) in set {
+        // What a person sets on the command line wins over ours too, PATH for one.
+        let prefix = [name.as_bytes(), b"="].concat();
+        variables.retain(|variable| !variable.starts_with(&prefix));
+        variables.push([&prefix, value.as_bytes()].concat());
+    }
     variables.into_iter().filter_map(|variable| CString::new(variable).ok()).collect()
 }
 
@@ -91,7 +97,7 @@ mod tests {
         let names: Vec<String> = ["TERM", "LANG", "LC_*", "SSH_*", "PATH"].map(str::to_owned).to_vec();
         let fixed =
             Fixed { home: b"/home/d", user: b"d", shell: b"/bin/bash", terminal: Some(b"/dev/ttyj0") };
-        let built = build(&caller, &names, false, fixed);
+        let built = build(&caller, &[], &names, false, fixed);
         let built: Vec<_> = built.iter().map(|v| v.to_str().unwrap()).collect();
         assert_eq!(
             built,

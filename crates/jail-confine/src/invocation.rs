@@ -112,12 +112,8 @@ pub fn sanitize() -> Result<Invocation> {
     // (CVE-2016-8659, CVE-2026-41163: a dumpable helper of a set-uid sandbox).
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .or_refuse(What::Host, || "become undumpable".into())?;
-    // Leaked descriptors of directories are a way out (CVE-2024-21626); their numbers have no upper end.
-    process::close_from(3).or_refuse(What::Host, || "close inherited descriptors".into())?;
-    // An own file opened as descriptor 2 would receive the error messages.
-    open_standard_descriptors().or_refuse(What::Host, || "open the standard descriptors".into())?;
-    reset_signals().or_refuse(What::Host, || "reset signals".into())?;
-    umask(Mode::from_raw_mode(0o022));
+    tidy_up()?;
+    block_signals()?;
 
     let environment = std::env::vars_os().collect();
     let call = read_arguments(std::env::args_os())?;
@@ -130,6 +126,28 @@ pub fn sanitize() -> Result<Invocation> {
         environment,
         terminal: Terminal::find(),
     })
+}
+
+/// The part of [`sanitize`] that a program without set-uid needs as well: what it inherits must not reach the cell.
+///
+/// # Errors
+/// If the kernel will not.
+pub fn tidy_up() -> Result<()> {
+    // Leaked descriptors of directories are a way out (CVE-2024-21626); their numbers have no upper end.
+    process::close_from(3).or_refuse(What::Host, || "close inherited descriptors".into())?;
+    // An own file opened as descriptor 2 would receive the error messages.
+    open_standard_descriptors().or_refuse(What::Host, || "open the standard descriptors".into())?;
+    reset_signals().or_refuse(What::Host, || "reset signals".into())?;
+    umask(Mode::from_raw_mode(0o022));
+    Ok(())
+}
+
+/// Blocks every signal; the waiter takes them one by one, the user's program starts with none blocked.
+///
+/// # Errors
+/// None that Linux documents.
+pub fn block_signals() -> Result<()> {
+    process::block_all_signals(true).or_refuse(What::Host, || "block signals".into())
 }
 
 /// Becomes root entirely: files that the entry makes must not belong to the caller's group, and the caller must not
@@ -171,13 +189,13 @@ fn open_standard_descriptors() -> std::result::Result<(), Errno> {
 }
 
 /// The signals whose inherited disposition could change what we do (an ignored SIGCHLD loses the exit status,
-/// Rust's runtime ignores SIGPIPE) or what a shell does. All are blocked until the user's program starts.
+/// Rust's runtime ignores SIGPIPE) or what a shell does.
 fn reset_signals() -> std::result::Result<(), Errno> {
     // HUP INT QUIT USR1 USR2 PIPE ALRM TERM CHLD CONT TSTP TTIN TTOU, the same numbers on all Linux targets we build for.
     for signal in [1, 2, 3, 10, 12, 13, 14, 15, 17, 18, 20, 21, 22] {
         process::default_signal(signal)?;
     }
-    process::block_all_signals(true)
+    Ok(())
 }
 
 fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Call> {

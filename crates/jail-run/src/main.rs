@@ -1,6 +1,8 @@
-//! Runs a command in a jail, with or without root.
+//! jail-run: a command in a jail, with or without root; never set-uid.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-fn main() {}
+fn main() {
+    std::process::exit(jail_run::run::main());
+}

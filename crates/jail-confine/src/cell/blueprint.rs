@@ -54,6 +54,8 @@ pub struct Blueprint {
     pub(crate) binds: Vec<Attachment>,
     /// The host's device nodes, where they cannot be made.
     pub(crate) devices: Vec<(&'static str, OwnedFd)>,
+    /// Files of the cell's own, by target.
+    pub(crate) files: Vec<(&'static str, Vec<u8>)>,
     pub(crate) tmp: Size,
     pub(crate) hostname: CString,
     pub(crate) own_network: bool,
@@ -98,12 +100,18 @@ impl Blueprint {
             root,
             home,
             home_path: admission.home.clone(),
-            covered: covered(&admission.home, policy.home),
+            covered: match admission.home_source {
+                HomeSource::Empty => None,
+                _ => covered(&admission.home, policy.home),
+            },
             binds: binds(admission)?,
             devices: match privilege {
                 Privilege::Root => Vec::new(),
                 Privilege::UserNamespace => host_devices()?,
             },
+            files: admission.account_files.as_ref().map_or_else(Vec::new, |files| {
+                vec![("etc/passwd", files.passwd.clone()), ("etc/group", files.group.clone())]
+            }),
             tmp: policy.tmp,
             hostname: CString::new(policy.hostname.as_bytes())
                 .or_refuse(What::Policy, || "use the hostname of the policy".into())?,

@@ -76,6 +76,11 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     for bind in &blueprint.binds {
         cell.attach(bind)?;
     }
+    for (target, content) in &blueprint.files {
+        cell.own_file(target, content, &scratch)?;
+    }
+    // Last: from here on the scratch file system itself is out of sight.
+    cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?.as_fd(), b"/tmp", Kind::Directory)?;
     enter(cell.root)
 }
 
@@ -205,16 +210,6 @@ impl Interior<'_> {
     /// The user's home, alone in an otherwise empty parent.
     fn homes(&self, blueprint: &Blueprint, scratch: &Scratch) -> Result<()> {
         let doing = || format!("mount the home '{}'", printable(&blueprint.home_path));
-        let empty;
-        let home = match &blueprint.home {
-            Some(home) => home.as_fd(),
-            None => {
-                mkdirat(&scratch.tmpfs, "own", Mode::from_raw_mode(0o700)).while_(doing)?;
-                give(&scratch.tmpfs, "own", blueprint).while_(doing)?;
-                empty = scratch.part("own").while_(doing)?;
-                empty.as_fd()
-            }
-        };
         if let Some(parent) = &blueprint.covered {
             let leaf = blueprint.home_path.get(parent.len().saturating_add(1)..).unwrap_or_default();
             mkdirat(&scratch.tmpfs, [b"home/", leaf].concat(), Mode::from_raw_mode(0o755)).while_(doing)?;
@@ -223,9 +218,32 @@ impl Interior<'_> {
                 .while_(doing)?;
             self.mount_on(cover.as_fd(), parent, Kind::Directory)?;
         }
-        self.mount_on(home, &blueprint.home_path, Kind::Directory)?;
-        // Last: from here on the scratch file system itself is out of sight.
-        self.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?.as_fd(), b"/tmp", Kind::Directory)
+        match &blueprint.home {
+            Some(home) => self.mount_on(home.as_fd(), &blueprint.home_path, Kind::Directory)?,
+            None => {
+                mkdirat(&scratch.tmpfs, "run/home", Mode::from_raw_mode(0o700)).while_(doing)?;
+                give(&scratch.tmpfs, "run/home", blueprint).while_(doing)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file of the cell's own over one of the jail's; where the jail has none there is nothing to cover.
+    fn own_file(&self, target: &str, content: &[u8], scratch: &Scratch) -> Result<()> {
+        let doing = || format!("show the cell's own '/{target}'");
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = match openat2(self.root, target, flags, Mode::empty(), BELOW) {
+            Ok(place) => place,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno).while_(doing),
+        };
+        let name = target.rsplit('/').next().unwrap_or(target);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat2(&scratch.tmpfs, name, flags, Mode::from_raw_mode(0o644), BELOW).while_(doing)?;
+        write_all(&file, content).while_(doing)?;
+        let tree = copy(file.as_fd(), Below::Left).while_(doing)?;
+        set_attributes(tree.as_fd(), attributes::READ_ONLY, 0, Reach::Single).while_(doing)?;
+        attach_to(tree.as_fd(), place.as_fd()).while_(doing)
     }
 }
 
@@ -240,6 +258,14 @@ impl Scratch {
         let part = openat2(&self.tmpfs, name, flags, Mode::empty(), BELOW)?;
         copy(part.as_fd(), Below::Left)
     }
+}
+
+fn write_all(file: &OwnedFd, mut content: &[u8]) -> std::result::Result<(), Errno> {
+    while !content.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(file, content))?;
+        content = content.get(written..).ok_or(Errno::IO)?;
+    }
+    Ok(())
 }
 
 fn attach_to(what: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<(), Errno> {

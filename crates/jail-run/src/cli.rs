@@ -1,0 +1,235 @@
+//! The flags. Every policy key is one, by the same name.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser};
+use jail_confine::policy::file::Layer;
+use jail_confine::policy::values::{
+    Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root, Seccomp, Size, Umask, Violation,
+};
+
+/// What a person types.
+#[derive(Debug, Parser)]
+#[command(
+    name = "jail-run",
+    version,
+    about = "Runs a command in a jail, with or without root",
+    long_about = "Runs a command in a jail: namespaces, a read-only root, no capabilities, no new privileges, Landlock \
+                  and a seccomp filter. Without -j the jail is made from sections, kept under the cache, and thrown \
+                  away with what the command wrote.",
+    after_help = "Examples:\n  jail-run basicshell -- bash\n  jail-run basicshell --with ./untrusted -- ./untrusted\n  \
+                  jail-run -j /home/jail --user www-data --memory 512M -- /usr/bin/php job.php\n\n\
+                  Exit status: the command's own (128 + n for a signal); 127 not found, 126 not executable;\n\
+                  125 refused, or failed before the command ran.",
+    override_usage = "jail-run [-j JAIL | SECTION...] [--with PATH]... [OPTIONS] -- COMMAND [ARGUMENT]..."
+)]
+pub struct Cli {
+    /// Sections to make the jail from, such as basicshell
+    #[arg(value_name = "SECTION")]
+    pub sections: Vec<String>,
+    /// Enter this jail instead of making one
+    #[arg(short, long, value_name = "JAIL", conflicts_with_all = ["sections", "with"])]
+    pub jail: Option<PathBuf>,
+    /// Bring in a program or directory of the host, read-only at its own path, with the libraries it needs
+    #[arg(long, value_name = "PATH")]
+    pub with: Vec<PathBuf>,
+    /// Root only: whom the command runs as
+    #[arg(long, value_name = "NAME|UID[:GID]")]
+    pub user: Option<String>,
+    /// Start in this directory, as seen inside
+    #[arg(long, value_name = "DIR")]
+    pub chdir: Option<PathBuf>,
+    /// Print the merged policy with where each value came from, and run nothing
+    #[arg(long)]
+    pub explain: bool,
+    /// What the session may do.
+    #[command(flatten)]
+    pub policy: PolicyFlags,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// The policy keys as flags.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Policy (as in jail-sh.toml(5))")]
+pub struct PolicyFlags {
+    /// none, host, or ports: connect=443,53:bind=8080
+    #[arg(long, value_parser = network)]
+    pub network: Option<Network>,
+    /// read-only, writable or discard
+    #[arg(long)]
+    pub root: Option<Root>,
+    /// own or all: which homes of a jail are there
+    #[arg(long)]
+    pub home: Option<Home>,
+    /// namespaces, chroot or vm
+    #[arg(long)]
+    pub isolation: Option<Isolation>,
+    /// Memory, such as 512M
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Limit<Size>>,
+    /// Share of processors, such as 0.5
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<Limit<Cpus>>,
+    /// How many processes
+    #[arg(long, value_name = "N")]
+    pub processes: Option<Limit<Count>>,
+    /// How many open files a process may have
+    #[arg(long, value_name = "N")]
+    pub open_files: Option<Limit<Count>>,
+    /// required or best-effort: what happens if a limit cannot be set
+    #[arg(long)]
+    pub limits: Option<Limits>,
+    /// Size of /tmp, /var/tmp, /run and /dev/shm together
+    #[arg(long, value_name = "SIZE")]
+    pub tmp: Option<Size>,
+    /// default, transfer, strict, off, or the path of a Docker or OCI JSON profile
+    #[arg(long, value_name = "NAME|FILE", value_parser = seccomp)]
+    pub seccomp: Option<Seccomp>,
+    /// errno, kill or log
+    #[arg(long)]
+    pub violation: Option<Violation>,
+    /// A part of the seccomp floor to open; may be given more than once
+    #[arg(long = "unsafe", value_name = "PART")]
+    pub unsafe_parts: Vec<String>,
+    /// A directory of the host to show: FROM:TO, or FROM:TO:ro for reading only
+    #[arg(long, value_name = "FROM:TO[:ro]", value_parser = bind)]
+    pub bind: Vec<Bind>,
+    /// Set a variable, or let one through by name (LC_* for all that begin so)
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// A capability to keep, such as net_bind_service
+    #[arg(long, value_name = "NAME")]
+    pub capabilities: Vec<Capability>,
+    /// Name of the host inside
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// File mode creation mask, such as 077
+    #[arg(long, value_name = "MASK")]
+    pub umask: Option<Umask>,
+}
+
+/// The definition, for man page and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+impl PolicyFlags {
+    /// The flags as a layer of policy.
+    #[must_use]
+    pub fn layer(&self) -> Layer {
+        let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+        let names: Vec<String> = self
+            .env
+            .iter()
+            .filter_map(|variable| variable.to_str())
+            .filter(|variable| !variable.contains('='))
+            .map(str::to_owned)
+            .collect();
+        Layer {
+            network: self.network.clone(),
+            root: self.root,
+            home: self.home,
+            isolation: self.isolation,
+            memory: self.memory,
+            cpus: self.cpus,
+            processes: self.processes,
+            open_files: self.open_files,
+            limits: self.limits,
+            tmp: self.tmp,
+            seccomp: self.seccomp.clone(),
+            violation: self.violation,
+            more_unsafe: some(&self.unsafe_parts),
+            more_bind: (!self.bind.is_empty()).then(|| self.bind.clone()),
+            more_env: some(&names),
+            more_capabilities: (!self.capabilities.is_empty()).then(|| self.capabilities.clone()),
+            hostname: self.hostname.clone(),
+            umask: self.umask,
+            ..Layer::default()
+        }
+    }
+
+    /// The variables that are set, not just let through.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(OsString, OsString)> {
+        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+        let split = |variable: &OsString| {
+            let bytes = variable.as_bytes();
+            let at = bytes.iter().position(|b| *b == b'=')?;
+            let (name, value) = (bytes.get(..at)?, bytes.get(at.checked_add(1)?..)?);
+            Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec())))
+        };
+        self.env.iter().filter_map(split).collect()
+    }
+}
+
+/// `none`, `host`, or `connect=443,53:bind=8080`.
+fn network(word: &str) -> Result<Network, String> {
+    if !word.contains('=') {
+        return word.parse();
+    }
+    let (mut connect, mut bind) = (Vec::new(), Vec::new());
+    for part in word.split(':') {
+        let (ports, list) = match part.split_once('=') {
+            Some(("connect", ports)) => (ports, &mut connect),
+            Some(("bind", ports)) => (ports, &mut bind),
+            _ => return Err(format!("'{part}' is neither connect=PORTS nor bind=PORTS")),
+        };
+        for port in ports.split(',') {
+            list.push(port.parse().map_err(|_| format!("'{port}' is no port"))?);
+        }
+    }
+    Ok(Network::Ports { connect, bind })
+}
+
+/// A file's name may be relative here.
+fn seccomp(word: &str) -> Result<Seccomp, String> {
+    match word.parse() {
+        Err(_) if word.contains('/') || word.contains('.') => std::path::absolute(word)
+            .map_err(|error| error.to_string())
+            .and_then(|path| path.to_str().ok_or_else(|| "the path is not UTF-8".to_owned())?.parse()),
+        other => other,
+    }
+}
+
+fn bind(word: &str) -> Result<Bind, String> {
+    let mut parts = word.split(':');
+    let wrong = || format!("'{word}' is not FROM:TO or FROM:TO:ro");
+    let (from, to) = (parts.next().ok_or_else(wrong)?, parts.next().ok_or_else(wrong)?);
+    let read_only = match (parts.next(), parts.next()) {
+        (None, _) => false,
+        (Some("ro"), None) => true,
+        _ => return Err(wrong()),
+    };
+    Ok(Bind { from: from.parse()?, to: to.parse()?, read_only })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_policy() {
+        let cli = Cli::try_parse_from([
+            "jail-run", "basicshell", "--memory", "512M", "--cpus", "0.5", "--network", "connect=443,53:bind=8080",
+            "--bind", "/srv/a:/a:ro", "--env", "X=1", "--env", "LC_*", "--", "true", "-x",
+        ])
+        .expect("parsed");
+        let layer = cli.policy.layer();
+        assert_eq!(layer.memory, Some(Limit::At(Size(512 << 20))));
+        assert_eq!(layer.network, Some(Network::Ports { connect: vec![443, 53], bind: vec![8080] }));
+        assert_eq!(layer.more_env, Some(vec!["LC_*".to_owned()]));
+        assert_eq!(cli.policy.variables(), [("X".into(), "1".into())]);
+        assert!(layer.more_bind.is_some_and(|binds| binds[0].read_only));
+        assert_eq!(cli.command, ["true", "-x"]);
+        assert!(Cli::try_parse_from(["jail-run", "basicshell", "true"]).is_ok_and(|cli| cli.command.is_empty()));
+    }
+}

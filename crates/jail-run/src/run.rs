@@ -1,0 +1,325 @@
+//! From flags to an entry.
+//!
+//! Rootless and as root the path is the same; only its first step differs: a user namespace, or a user to become.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use jail_accounts::{group, passwd};
+use jail_confine::admission::{Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, open_jail};
+use jail_confine::cell::blueprint::Privilege;
+use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
+use jail_confine::invocation::{self, Terminal};
+use jail_confine::log::Log;
+use jail_confine::policy::file::{PolicyFile, SectionEntry};
+use jail_confine::policy::values::{Network, Session};
+use jail_confine::policy::{Origin, Policy, Subject, account_layers};
+use jail_confine::refusal::{OrRefuse, Refusal, Result, What};
+use jail_confine::rootless;
+use jail_confine::trusted::Trust;
+use jail_provision::entry::{EntryNeeds, Network as NeededNetwork};
+use jail_provision::profiles::Profiles;
+use jail_provision::{ThrowawayJail, ThrowawayRequest, throwaway};
+
+use crate::cli::Cli;
+
+/// The program; returns the exit status.
+#[must_use]
+pub fn main() -> i32 {
+    // Before anything else is opened: what we inherit must not reach the cell.
+    if let Err(refusal) = invocation::tidy_up() {
+        return enter::complain_as_tool(&refusal);
+    }
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(status) => status,
+        Err(Stop::Refused(refusal)) => enter::complain_as_tool(&refusal),
+        Err(Stop::Usage(sentence)) => {
+            eprintln!("jail-run: {sentence}\nusage: jail-run [-j JAIL | SECTION...] [--with PATH]... -- COMMAND...");
+            REFUSED
+        }
+        Err(Stop::Provision(error)) => {
+            eprintln!("jail-run: {error}");
+            REFUSED
+        }
+    }
+}
+
+/// Why no command was run.
+enum Stop {
+    Refused(Refusal),
+    Usage(String),
+    Provision(jail_provision::Error),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn run(cli: &Cli) -> std::result::Result<i32, Stop> {
+    if cli.command.is_empty() && !cli.explain {
+        return Err(Stop::Usage("no command: write it behind --".to_owned()));
+    }
+    if cli.jail.is_none() && cli.sections.is_empty() {
+        return Err(Stop::Usage("neither a jail (-j) nor a section to make one from (jail-init -l lists them)".into()));
+    }
+    let caller = Caller::find(cli)?;
+    let place = Place::prepare(cli, &caller)?;
+    let policy = merge_policy(cli, &caller, &place)?;
+    if cli.explain {
+        print!("{}", explain(&policy));
+        return Ok(0);
+    }
+    let admission = admit(&caller, &place, policy)?;
+    let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let set = cli.policy.variables();
+    environment.retain(|(name, _)| !set.iter().any(|(other, _)| other == name));
+    let entry = Entry {
+        privilege: caller.privilege,
+        trust: caller.trust,
+        terminal: Terminal::find(),
+        directory: place.start.as_os_str().as_bytes().to_vec(),
+        program: Program::Command(&cli.command),
+        environment: &environment,
+        set: &set,
+        report: Report::Tool,
+    };
+    invocation::block_signals()?;
+    Ok(enter::enter(&admission, &entry, &Log::silent("jail-run"))?)
+}
+
+/// Who calls, and who the command runs as.
+struct Caller {
+    account: Account,
+    groups: Vec<Vec<u8>>,
+    privilege: Privilege,
+    trust: Trust,
+}
+
+impl Caller {
+    fn find(cli: &Cli) -> std::result::Result<Self, Stop> {
+        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+        let groups = std::fs::read("/etc/group").unwrap_or_default();
+        let uid = rustix::process::getuid().as_raw();
+        if uid != 0 {
+            if cli.user.is_some() {
+                return Err(Stop::Usage("--user is for root; the command runs as you".to_owned()));
+            }
+            let gid = rustix::process::getgid().as_raw();
+            let name = passwd::by_uid(&passwd, uid).next().map_or(b"user".to_vec(), |entry| entry.name.to_vec());
+            return Ok(Self {
+                account: Account { name, uid, gid, groups: Vec::new() },
+                groups: Vec::new(),
+                privilege: Privilege::UserNamespace,
+                trust: Trust::RootOr(uid),
+            });
+        }
+        let Some(user) = &cli.user else {
+            return Err(Stop::Usage(
+                "root must say whom the command runs as: --user NAME or --user UID:GID; the cell is never root's".into(),
+            ));
+        };
+        let account = named_account(user, &passwd, &groups).map_err(Stop::Usage)?;
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for entry in group::entries(&groups) {
+            if entry.gid == account.gid || account.groups.contains(&entry.gid) {
+                names.push(entry.name.to_vec());
+            }
+        }
+        Ok(Self { account, groups: names, privilege: Privilege::Root, trust: Trust::Root })
+    }
+}
+
+/// `NAME`, `UID` or `UID:GID`. Supplementary groups are the user's, never root's.
+fn named_account(user: &str, passwd: &[u8], groups: &[u8]) -> std::result::Result<Account, String> {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let (first, second) = match user.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid)),
+        None => (user, None),
+    };
+    let entry = match number(first) {
+        Some(uid) => passwd::by_uid(passwd, uid).next(),
+        None => passwd::by_name(passwd, first.as_bytes()),
+    };
+    let uid = number(first).or(entry.as_ref().map(|entry| entry.uid));
+    let gid = match second {
+        Some(gid) => Some(number(gid).ok_or_else(|| format!("'{gid}' is no gid"))?),
+        None => entry.as_ref().map(|entry| entry.gid),
+    };
+    let (Some(uid), Some(gid)) = (uid, gid) else {
+        return Err(format!("no user '{user}' in /etc/passwd; give UID:GID for one that is not there"));
+    };
+    if uid == 0 || gid == 0 {
+        return Err("the command cannot run as root or with root's group".to_owned());
+    }
+    let name = entry.as_ref().map_or_else(|| uid.to_string().into_bytes(), |entry| entry.name.to_vec());
+    let groups = entry.map_or_else(Vec::new, |entry| group::groups_of(groups, entry.name));
+    Ok(Account { name, uid, gid, groups: groups.into_iter().filter(|gid| *gid != 0).collect() })
+}
+
+/// The jail and where the command starts in it.
+struct Place {
+    jail: PathBuf,
+    sections: Option<SectionEntry>,
+    start: PathBuf,
+    /// Keeps a jail of the cache from being cleared away while it is in use.
+    _kept: Option<ThrowawayJail>,
+}
+
+impl Place {
+    fn prepare(cli: &Cli, caller: &Caller) -> std::result::Result<Self, Stop> {
+        if let Some(jail) = &cli.jail {
+            let jail = std::path::absolute(jail)
+                .or_refuse(What::Jail, || format!("find the jail '{}'", jail.display()))?;
+            let start = cli.chdir.clone().unwrap_or_else(|| PathBuf::from(EMPTY_HOME));
+            return Ok(Self { jail, sections: None, start, _kept: None });
+        }
+        let start = match &cli.chdir {
+            Some(directory) => directory.clone(),
+            None => std::env::current_dir().or_refuse(What::Call, || "find the working directory".into())?,
+        };
+        let request = ThrowawayRequest {
+            sections: &cli.sections,
+            with: &cli.with,
+            directories: std::slice::from_ref(&start),
+            cache_root: cache_root(caller),
+            profiles: Profiles::standard(),
+        };
+        let kept = throwaway(&request).map_err(Stop::Provision)?;
+        for note in &kept.notes {
+            eprintln!("jail-run: {note}");
+        }
+        Ok(Self {
+            jail: kept.path.clone(),
+            sections: Some(needs(&kept.entry)),
+            start,
+            _kept: Some(kept),
+        })
+    }
+}
+
+fn needs(entry: &EntryNeeds) -> SectionEntry {
+    SectionEntry {
+        network: entry.network.as_ref().map(|network| match network {
+            NeededNetwork::None => Network::None,
+            NeededNetwork::Host => Network::Host,
+            NeededNetwork::Ports { connect, bind } => Network::Ports {
+                connect: connect.iter().copied().collect(),
+                bind: bind.iter().copied().collect(),
+            },
+        }),
+        tmp: entry.tmp.as_ref().and_then(|size| size.parse().ok()),
+        env: entry.env.iter().cloned().collect(),
+    }
+}
+
+fn cache_root(caller: &Caller) -> PathBuf {
+    if caller.privilege == Privilege::Root {
+        return PathBuf::from("/var/cache/jailwright");
+    }
+    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    base.or(home).unwrap_or_else(|| PathBuf::from(format!("/tmp/jailwright-{}", caller.account.uid))).join("jailwright")
+}
+
+/// Built in < sections < the administrator's file (root) or the user's own (rootless) < flags.
+fn merge_policy(cli: &Cli, caller: &Caller, place: &Place) -> Result<Policy> {
+    let mut policy = Policy { session: Session::Private, ..Policy::default() };
+    if let Some(sections) = &place.sections {
+        policy.apply_sections(sections);
+    }
+    let path = match caller.privilege {
+        Privilege::Root => Some(PathBuf::from(POLICY_FILE)),
+        Privilege::UserNamespace => user_policy_file(),
+    };
+    if let Some(path) = path {
+        apply_file(&mut policy, &path, caller, place)?;
+    }
+    policy.apply(&cli.policy.layer(), &Origin::Flag);
+    policy.session = Session::Private;
+    Ok(policy)
+}
+
+fn user_policy_file() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    Some(base.or(home)?.join("jailwright/jail-run.toml"))
+}
+
+fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, place: &Place) -> Result<()> {
+    let shown = path.display().to_string();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).or_refuse(What::Policy, || format!("read '{shown}'")),
+    };
+    let file = PolicyFile::parse(&bytes, &shown).map_err(|why| Refusal::new(What::Policy, why.to_string()))?;
+    policy.apply(&file.default, &Origin::Table("[default]".to_owned()));
+    if let Some((name, layer)) = file.jail.iter().find(|(name, _)| Path::new(name.as_str()) == place.jail) {
+        policy.apply(layer, &Origin::Table(format!("[jail.\"{name}\"]")));
+    }
+    let subject = Subject { user: &caller.account.name, groups: &caller.groups };
+    let layers = account_layers(&file, subject).map_err(|why| Refusal::new(What::Policy, format!("{shown}: {why}")))?;
+    for (origin, layer) in layers {
+        policy.apply(layer, &origin);
+    }
+    Ok(())
+}
+
+fn admit(caller: &Caller, place: &Place, policy: Policy) -> Result<Admission> {
+    let mut jail = open_jail(&place.jail, caller.trust)?;
+    if caller.privilege == Privilege::UserNamespace {
+        rootless::enter_user_namespace(caller.account.uid, caller.account.gid)?;
+        // The descriptor belongs to the mount namespace that was left; the same directory is opened in the new one.
+        jail = reopen(&jail)?;
+    }
+    Ok(Admission {
+        account: caller.account.clone(),
+        jail,
+        home: EMPTY_HOME.as_bytes().to_vec(),
+        home_source: HomeSource::Empty,
+        policy,
+        shell: b"/bin/sh".to_vec(),
+        account_files: Some(account_files(&caller.account)),
+        tty_group: None,
+        notes: Vec::new(),
+    })
+}
+
+fn reopen(jail: &Jail) -> Result<Jail> {
+    use rustix::fs::{Mode, OFlags, fstat, open};
+    let doing = || format!("open the jail '{}' again", jail.path.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = open(&jail.path, flags, Mode::empty()).or_refuse(What::Jail, doing)?;
+    let stat = fstat(&directory).or_refuse(What::Jail, doing)?;
+    if jail_confine::admission::identity(&stat) != jail.identity {
+        return Err(Refusal::new(What::Jail, format!("the jail '{}' was replaced meanwhile", jail.path.display())));
+    }
+    Ok(Jail { path: jail.path.clone(), name: jail.name.clone(), directory, identity: jail.identity })
+}
+
+/// The cell's own passwd and group: root, the user, nobody.
+fn account_files(account: &Account) -> AccountFiles {
+    let name = String::from_utf8_lossy(&account.name).into_owned();
+    let (uid, gid) = (account.uid, account.gid);
+    AccountFiles {
+        passwd: format!(
+            "root:x:0:0:root:/root:/usr/sbin/nologin\n{name}:x:{uid}:{gid}::{EMPTY_HOME}:/bin/sh\n\
+             nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        )
+        .into_bytes(),
+        group: format!("root:x:0:\ntty:x:5:\n{name}:x:{gid}:\nnogroup:x:65534:\n").into_bytes(),
+    }
+}
+
+fn explain(policy: &Policy) -> String {
+    let mut out = String::new();
+    for (key, value, origin) in policy.rows() {
+        out.push_str(&format!("{key:<13} = {value:<40} # {origin}\n"));
+    }
+    out
+}
