@@ -25,6 +25,7 @@ pub struct Fixed<'a> {
 #[must_use]
 pub fn build(
     caller: &[(OsString, OsString)],
+    set: &[(OsString, OsString)],
     let_through: &[String],
     agent: bool,
     fixed: Fixed<'_>,

@@ -228,7 +228,7 @@ fn cache_root(caller: &Caller) -> PathBuf {
 
 /// Built in < sections < the administrator's file (root) or the user's own (rootless) < flags.
 fn merge_policy(cli: &Cli, caller: &Caller, place: &Place) -> Result<Policy> {
-    let mut policy = Policy { session: Session::Private, ..Policy::default() };
+    let mut policy = Policy::default();
     if let Some(sections) = &place.sections {
         policy.apply_sections(sections);
     }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use jail_sys::process;
 use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::blueprint::{Blueprint, Privilege};
 use super::root;
@@ -28,17 +29,28 @@ pub(crate) const READY: u8 = b'+';
 pub(crate) fn live(blueprint: Blueprint, lines: Lines) -> ! {
     let Lines { lifeline, ready } = lines;
     let mut ready = std::fs::File::from(ready);
-    let prepared = prepare(&blueprint);
-    let said = match prepared {
+    let said = match prepare(&blueprint) {
         Ok(()) => ready.write_all(&[READY]),
         Err(why) => ready.write_all(why.as_bytes()),
     };
+    let joined = said.is_ok() && close_the_door(blueprint.privilege, &lifeline);
     drop(ready);
     drop(blueprint);
-    if said.is_ok() {
+    if joined {
         wait_for_the_end(lifeline);
     }
     process::exit_now(0)
+}
+
+/// In a user namespace the waiter may join a process only while that is dumpable (its memory belongs to the user
+/// namespace it was executed in); so this one stays so until then, which is before anybody else is inside.
+fn close_the_door(privilege: Privilege, lifeline: &OwnedFd) -> bool {
+    if privilege == Privilege::Root {
+        return true;
+    }
+    let mut byte = [0_u8; 1];
+    let told = rustix::io::retry_on_intr(|| rustix::io::read(lifeline, &mut byte));
+    matches!(told, Ok(1)) && set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok()
 }
 
 fn prepare(blueprint: &Blueprint) -> Result<(), String> {
@@ -54,7 +66,11 @@ fn prepare(blueprint: &Blueprint) -> Result<(), String> {
         }
         Privilege::UserNamespace => confined::Identity::Keep,
     };
-    confined::give_up_rights(&account, &[]).map_err(|why| why.why)
+    confined::give_up_rights(&account, &[]).map_err(|why| why.why)?;
+    if blueprint.privilege == Privilege::UserNamespace {
+        set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(|errno| format!("open the door: {errno}"))?;
+    }
+    Ok(())
 }
 
 fn wait_for_the_end(lifeline: OwnedFd) {

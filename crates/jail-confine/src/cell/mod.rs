@@ -7,12 +7,11 @@ pub mod blueprint;
 mod init;
 mod root;
 
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
 use jail_sys::process::{self, Cloned};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
+use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use self::blueprint::{Below, Blueprint, Privilege, copy};
@@ -27,6 +26,8 @@ pub struct Cell {
     init: OwnedFd,
     /// The first process, as the host numbers it.
     pub init_pid: Pid,
+    /// Closed by the first process when nobody can look into it any more.
+    ready: OwnedFd,
     /// While this end of the pipe is open somewhere, the cell lives. Kept open for the waiter's life.
     lifeline: OwnedFd,
     namespaces: u64,
@@ -53,8 +54,8 @@ impl Cell {
             }
             Cloned::Parent { pid, pidfd } => {
                 drop((alive, ready));
-                hear(said)?;
-                Ok(Self { init: pidfd, init_pid: pid, lifeline, namespaces, privilege })
+                hear(&said)?;
+                Ok(Self { init: pidfd, init_pid: pid, ready: said, lifeline, namespaces, privilege })
             }
         }
     }
@@ -84,7 +85,23 @@ impl Cell {
         }
         move_into_thread_name_spaces(self.init.as_fd(), types)
             .or_refuse(What::Host, || "join the cell".into())?;
+        self.close_the_door()?;
         pts.map(|pts| name_terminal(&pts)).transpose()
+    }
+
+    /// See [`init`]: without root the first process has stayed dumpable for us, and so have we.
+    fn close_the_door(&self) -> Result<()> {
+        if self.privilege == Privilege::Root {
+            return Ok(());
+        }
+        let doing = || "close the cell behind us".to_owned();
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).or_refuse(What::Host, doing)?;
+        rustix::io::write(&self.lifeline, &[READY]).or_refuse(What::Host, doing)?;
+        let mut byte = [0_u8; 1];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.ready, &mut byte)).or_refuse(What::Host, doing)? {
+            0 => Ok(()),
+            _ => Err(Refusal::new(What::Host, "the first process of the cell speaks out of turn")),
+        }
     }
 
     /// Keeps the cell alive until this process ends, whatever else is closed.
@@ -107,12 +124,11 @@ const fn hint(privilege: Privilege) -> &'static str {
     }
 }
 
-fn hear(said: OwnedFd) -> Result<()> {
-    let mut words = Vec::new();
-    std::fs::File::from(said)
-        .read_to_end(&mut words)
+fn hear(said: &OwnedFd) -> Result<()> {
+    let mut words = [0_u8; 1024];
+    let length = rustix::io::retry_on_intr(|| rustix::io::read(said, &mut words))
         .or_refuse(What::Host, || "hear from the cell".into())?;
-    match words.as_slice() {
+    match words.get(..length).unwrap_or_default() {
         [READY] => Ok(()),
         [] => Err(Refusal::new(What::Host, "the first process of the cell died while building it")),
         why => Err(Refusal::new(What::Host, String::from_utf8_lossy(why).into_owned())),
