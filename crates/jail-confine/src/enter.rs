@@ -13,6 +13,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use jail_sys::process::{self, Cloned, Exec};
@@ -20,15 +21,16 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::process::getppid;
 
 use crate::admission::{self, Admission, Jail};
-use crate::cell::Cell;
 use crate::cell::blueprint::{Blueprint, Privilege};
+use crate::cell::{Cell, registry};
+use crate::cgroup::Groups;
 use crate::confined::{self, Identity};
 use crate::environment::{self, Fixed};
 use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::log::{Level, Log};
 use crate::policy::Policy;
-use crate::policy::values::{Isolation, Limit, Limits, Network, Root};
+use crate::policy::values::{Isolation, Network, Root, Session as Sharing};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::session::{self, Failure, Session};
 use crate::trusted::Trust;
@@ -140,8 +142,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
 
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;
-    let blueprint = Blueprint::draw(admission, entry.privilege)?;
-    let cell = Cell::create(blueprint)?;
+    let (cell, mut groups, lock) = find_cell(admission, entry, &mut notes)?;
     let named = cell.join(entry.terminal)?;
     let exec = match named {
         Some(name) if Some(&name) != terminal_name.as_ref() => prepare_exec(admission, entry, Some(&name))?,
@@ -151,6 +152,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     let account = &admission.account;
     let session = Session {
         policy: &admission.policy,
+        groups_of_cell: &groups,
         privilege: entry.privilege,
         uid: account.uid,
         gid: account.gid,
@@ -167,7 +169,9 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
             process::exit_now(tell(&failure, &session, entry.report, log, &notes))
         }
         Cloned::Parent { pid, pidfd } => {
-            drop(pidfd);
+            // The session's process holds its own copy until it executes the user's program.
+            drop((pidfd, lock));
+            groups.settled();
             let identity = match entry.privilege {
                 Privilege::Root => {
                     Identity::Change { uid: account.uid, gid: account.gid, groups: Vec::new() }
@@ -176,6 +180,37 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
             };
             let parent = if entry.privilege == Privilege::Root { parent } else { None };
             waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, parent }, cell)
+        }
+    }
+}
+
+/// A cell of this login's own, or the one that all logins of the user share; with it the lock that keeps it alive until
+/// the session's program is executed.
+fn find_cell(
+    admission: &Admission,
+    entry: &Entry<'_>,
+    notes: &mut Vec<String>,
+) -> Result<(Cell, Groups, Option<OwnedFd>)> {
+    let policy = &admission.policy;
+    if entry.privilege == Privilege::UserNamespace {
+        let mut groups = Groups::none_without_root(policy, notes)?;
+        let cell = Cell::for_one_login(Blueprint::draw(admission, entry.privilege)?, &mut groups)?;
+        return Ok((cell, groups, None));
+    }
+    let run = registry::open_run()?;
+    let uid = admission.account.uid;
+    match policy.session {
+        Sharing::Private => {
+            let name = format!("login-{}", std::process::id());
+            let mut groups = Groups::prepare(policy, uid, &name, &run, notes)?;
+            let cell = Cell::for_one_login(Blueprint::draw(admission, entry.privilege)?, &mut groups)?;
+            Ok((cell, groups, None))
+        }
+        Sharing::Shared => {
+            let mut groups = Groups::prepare(policy, uid, &admission.jail.name, &run, notes)?;
+            let draw = || Blueprint::draw(admission, entry.privilege);
+            let (cell, lock) = registry::find_or_create(admission, &run, &mut groups, draw)?;
+            Ok((cell, groups, Some(lock)))
         }
     }
 }
@@ -210,14 +245,6 @@ fn must_be_possible(policy: &Policy) -> Result<()> {
     }
     if !policy.commands.is_empty() {
         return refuse("commands", policy.commands.join(", "));
-    }
-    if policy.limits == Limits::Required {
-        if policy.memory != Limit::None {
-            return refuse("memory", policy.memory.to_string());
-        }
-        if policy.cpus != Limit::None {
-            return refuse("cpus", policy.cpus.to_string());
-        }
     }
     Ok(())
 }

@@ -61,6 +61,11 @@ pub enum Terminal {
         /// The process group in the foreground, if that was ours.
         foreground: Option<Pid>,
     },
+    /// It is open, but controls no session of ours, as under `su -c`: it has a name inside and no more.
+    Merely {
+        /// The descriptor it is open on, 0 to 2.
+        fd: i32,
+    },
 }
 
 impl Terminal {
@@ -69,7 +74,7 @@ impl Terminal {
     pub const fn fd(self) -> Option<i32> {
         match self {
             Self::None => None,
-            Self::Ours { fd } | Self::Theirs { fd, .. } => Some(fd),
+            Self::Ours { fd } | Self::Theirs { fd, .. } | Self::Merely { fd } => Some(fd),
         }
     }
 
@@ -89,7 +94,7 @@ impl Terminal {
             let foreground = tcgetpgrp(borrowed).ok().filter(|foreground| *foreground == group);
             return Self::Theirs { fd, foreground };
         }
-        Self::None
+        (0..=2).find(|fd| isatty(standard(*fd))).map_or(Self::None, |fd| Self::Merely { fd })
     }
 }
 

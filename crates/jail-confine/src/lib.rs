@@ -19,6 +19,7 @@
 
 pub mod admission;
 pub mod cell;
+pub mod cgroup;
 mod confined;
 pub mod enter;
 pub mod environment;

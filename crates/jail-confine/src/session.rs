@@ -6,6 +6,7 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cell::blueprint::Privilege;
+use crate::cgroup::Groups;
 use crate::confined::{self, Identity};
 use crate::invocation::{Terminal, standard};
 use crate::landlock::Fence;
@@ -18,6 +19,8 @@ use crate::seccomp::Program;
 #[derive(Debug)]
 pub(crate) struct Session<'a> {
     pub(crate) policy: &'a Policy,
+    /// The control groups that hold the cell's limits.
+    pub(crate) groups_of_cell: &'a Groups,
     pub(crate) privilege: Privilege,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -50,7 +53,8 @@ pub(crate) enum Failure {
 fn confine(session: &Session<'_>, notes: &mut Vec<String>) -> Result<()> {
     // First, while we may still take a terminal from another session of the same user (TIOCSCTTY wants CAP_SYS_ADMIN).
     take_terminal(session)?;
-    set_limits(session.policy)?;
+    session.groups_of_cell.enter().or_refuse(What::Host, || "enter the cell's control groups".into())?;
+    set_limits(session.policy, session.groups_of_cell.limits_processes)?;
     let fence = Fence::prepare(session.policy, session.home, session.uid, notes)?;
     let identity = match session.privilege {
         Privilege::Root => {
@@ -79,20 +83,21 @@ fn take_terminal(session: &Session<'_>) -> Result<()> {
         }
         // Never taken from a session that is not ours: root's shell would lose it.
         (Terminal::Ours { .. } | Terminal::Theirs { .. }, _) => Ok(()),
-        (Terminal::None, _) => {
+        (Terminal::None | Terminal::Merely { .. }, _) => {
             rustix::process::setsid().map(drop).or_refuse(What::Host, || "start a session".into())
         }
     }
 }
 
-fn set_limits(policy: &Policy) -> Result<()> {
+/// Limits of single processes, and that of all the user's processes where no control group counts them.
+fn set_limits(policy: &Policy, processes_are_limited: bool) -> Result<()> {
     let lower = |resource: Resource, to: u64| {
         let now = getrlimit(resource);
         let bound = now.maximum.map_or(to, |maximum| maximum.min(to));
         setrlimit(resource, Rlimit { current: Some(bound), maximum: Some(bound) })
     };
     lower(Resource::Core, 0).or_refuse(What::Host, || "switch core dumps off".into())?;
-    if let Limit::At(count) = policy.processes {
+    if let (Limit::At(count), false) = (policy.processes, processes_are_limited) {
         lower(Resource::Nproc, count.0).or_refuse(What::Host, || "limit the processes".into())?;
     }
     if let Limit::At(count) = policy.open_files {

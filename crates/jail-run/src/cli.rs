@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser};
 use jail_confine::policy::file::Layer;
 use jail_confine::policy::values::{
-    Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root, Seccomp, Size, Umask, Violation,
+    Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root, Seccomp, Size, Umask,
+    Violation,
 };
 
 /// What a person types.
@@ -219,8 +220,23 @@ mod tests {
     #[test]
     fn flags_become_policy() {
         let cli = Cli::try_parse_from([
-            "jail-run", "basicshell", "--memory", "512M", "--cpus", "0.5", "--network", "connect=443,53:bind=8080",
-            "--bind", "/srv/a:/a:ro", "--env", "X=1", "--env", "LC_*", "--", "true", "-x",
+            "jail-run",
+            "basicshell",
+            "--memory",
+            "512M",
+            "--cpus",
+            "0.5",
+            "--network",
+            "connect=443,53:bind=8080",
+            "--bind",
+            "/srv/a:/a:ro",
+            "--env",
+            "X=1",
+            "--env",
+            "LC_*",
+            "--",
+            "true",
+            "-x",
         ])
         .expect("parsed");
         let layer = cli.policy.layer();
@@ -230,6 +246,8 @@ mod tests {
         assert_eq!(cli.policy.variables(), [("X".into(), "1".into())]);
         assert!(layer.more_bind.is_some_and(|binds| binds[0].read_only));
         assert_eq!(cli.command, ["true", "-x"]);
-        assert!(Cli::try_parse_from(["jail-run", "basicshell", "true"]).is_ok_and(|cli| cli.command.is_empty()));
+        assert!(
+            Cli::try_parse_from(["jail-run", "basicshell", "true"]).is_ok_and(|cli| cli.command.is_empty())
+        );
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use jail_accounts::{group, passwd};
-use jail_confine::admission::{Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, open_jail};
+use jail_confine::admission::{
+    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, open_jail,
+};
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
 use jail_confine::invocation::{self, Terminal};
@@ -37,7 +39,9 @@ pub fn main() -> i32 {
         Ok(status) => status,
         Err(Stop::Refused(refusal)) => enter::complain_as_tool(&refusal),
         Err(Stop::Usage(sentence)) => {
-            eprintln!("jail-run: {sentence}\nusage: jail-run [-j JAIL | SECTION...] [--with PATH]... -- COMMAND...");
+            eprintln!(
+                "jail-run: {sentence}\nusage: jail-run [-j JAIL | SECTION...] [--with PATH]... -- COMMAND..."
+            );
             REFUSED
         }
         Err(Stop::Provision(error)) => {
@@ -65,7 +69,9 @@ fn run(cli: &Cli) -> std::result::Result<i32, Stop> {
         return Err(Stop::Usage("no command: write it behind --".to_owned()));
     }
     if cli.jail.is_none() && cli.sections.is_empty() {
-        return Err(Stop::Usage("neither a jail (-j) nor a section to make one from (jail-init -l lists them)".into()));
+        return Err(Stop::Usage(
+            "neither a jail (-j) nor a section to make one from (jail-init -l lists them)".into(),
+        ));
     }
     let caller = Caller::find(cli)?;
     let place = Place::prepare(cli, &caller)?;
@@ -110,7 +116,8 @@ impl Caller {
                 return Err(Stop::Usage("--user is for root; the command runs as you".to_owned()));
             }
             let gid = rustix::process::getgid().as_raw();
-            let name = passwd::by_uid(&passwd, uid).next().map_or(b"user".to_vec(), |entry| entry.name.to_vec());
+            let name =
+                passwd::by_uid(&passwd, uid).next().map_or(b"user".to_vec(), |entry| entry.name.to_vec());
             return Ok(Self {
                 account: Account { name, uid, gid, groups: Vec::new() },
                 groups: Vec::new(),
@@ -185,7 +192,6 @@ impl Place {
         let request = ThrowawayRequest {
             sections: &cli.sections,
             with: &cli.with,
-            directories: std::slice::from_ref(&start),
             cache_root: cache_root(caller),
             profiles: Profiles::standard(),
         };
@@ -193,12 +199,7 @@ impl Place {
         for note in &kept.notes {
             eprintln!("jail-run: {note}");
         }
-        Ok(Self {
-            jail: kept.path.clone(),
-            sections: Some(needs(&kept.entry)),
-            start,
-            _kept: Some(kept),
-        })
+        Ok(Self { jail: kept.path.clone(), sections: Some(needs(&kept.entry)), start, _kept: Some(kept) })
     }
 }
 
@@ -221,9 +222,12 @@ fn cache_root(caller: &Caller) -> PathBuf {
     if caller.privilege == Privilege::Root {
         return PathBuf::from("/var/cache/jailwright");
     }
-    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
+    let base =
+        std::env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    base.or(home).unwrap_or_else(|| PathBuf::from(format!("/tmp/jailwright-{}", caller.account.uid))).join("jailwright")
+    base.or(home)
+        .unwrap_or_else(|| PathBuf::from(format!("/tmp/jailwright-{}", caller.account.uid)))
+        .join("jailwright")
 }
 
 /// Built in < sections < the administrator's file (root) or the user's own (rootless) < flags.
@@ -245,7 +249,8 @@ fn merge_policy(cli: &Cli, caller: &Caller, place: &Place) -> Result<Policy> {
 }
 
 fn user_policy_file() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
+    let base =
+        std::env::var_os("XDG_CONFIG_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
     Some(base.or(home)?.join("jailwright/jail-run.toml"))
 }
@@ -257,13 +262,15 @@ fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, place: &Place) 
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).or_refuse(What::Policy, || format!("read '{shown}'")),
     };
-    let file = PolicyFile::parse(&bytes, &shown).map_err(|why| Refusal::new(What::Policy, why.to_string()))?;
+    let file =
+        PolicyFile::parse(&bytes, &shown).map_err(|why| Refusal::new(What::Policy, why.to_string()))?;
     policy.apply(&file.default, &Origin::Table("[default]".to_owned()));
     if let Some((name, layer)) = file.jail.iter().find(|(name, _)| Path::new(name.as_str()) == place.jail) {
         policy.apply(layer, &Origin::Table(format!("[jail.\"{name}\"]")));
     }
     let subject = Subject { user: &caller.account.name, groups: &caller.groups };
-    let layers = account_layers(&file, subject).map_err(|why| Refusal::new(What::Policy, format!("{shown}: {why}")))?;
+    let layers = account_layers(&file, subject)
+        .map_err(|why| Refusal::new(What::Policy, format!("{shown}: {why}")))?;
     for (origin, layer) in layers {
         policy.apply(layer, &origin);
     }
@@ -297,7 +304,10 @@ fn reopen(jail: &Jail) -> Result<Jail> {
     let directory = open(&jail.path, flags, Mode::empty()).or_refuse(What::Jail, doing)?;
     let stat = fstat(&directory).or_refuse(What::Jail, doing)?;
     if jail_confine::admission::identity(&stat) != jail.identity {
-        return Err(Refusal::new(What::Jail, format!("the jail '{}' was replaced meanwhile", jail.path.display())));
+        return Err(Refusal::new(
+            What::Jail,
+            format!("the jail '{}' was replaced meanwhile", jail.path.display()),
+        ));
     }
     Ok(Jail { path: jail.path.clone(), name: jail.name.clone(), directory, identity: jail.identity })
 }

@@ -1,7 +1,7 @@
 //! Processes: clone, exec, signals, descriptors, keyrings.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 
@@ -176,6 +176,19 @@ pub fn default_signal(signal: i32) -> Result<(), Errno> {
     }
 }
 
+/// Has the kernel reap every child by itself (`SIGCHLD` ignored, waitpid(2)).
+///
+/// # Errors
+/// None that Linux documents.
+pub fn reap_automatically() -> Result<(), Errno> {
+    // SAFETY: a zeroed sigaction with SIG_IGN is valid and installs no handler.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_IGN;
+        check(libc::sigaction(libc::SIGCHLD, &action, std::ptr::null_mut()).into()).map(drop)
+    }
+}
+
 /// Blocks or unblocks every signal for this thread.
 ///
 /// # Errors
@@ -268,4 +281,21 @@ pub fn close(fd: RawFd) -> Result<(), Errno> {
 pub fn alarm(seconds: u32) {
     // SAFETY: touches no memory and cannot fail.
     unsafe { libc::alarm(seconds) };
+}
+
+/// dup2(2) onto a standard descriptor's number, which nobody owns. The copy is not close-on-exec.
+///
+/// # Errors
+/// `EBADF`, `EINVAL` above 2.
+pub fn move_descriptor(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
+    if !(0..=2).contains(&number) {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: touches no memory; the standard descriptors have no owner whose view could be changed under him.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
+}
+
+/// Sleeps; a signal may end it early.
+pub fn sleep_milliseconds(milliseconds: u64) {
+    std::thread::sleep(std::time::Duration::from_millis(milliseconds));
 }

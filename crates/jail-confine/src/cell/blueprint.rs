@@ -90,8 +90,8 @@ impl Blueprint {
             HomeSource::Empty => None,
         };
         let own_network = matches!(policy.network, Network::None | Network::Private);
-        let mut namespaces =
-            namespaces::MOUNT | namespaces::PID | namespaces::IPC | namespaces::UTS | namespaces::CGROUP;
+        // The cgroup namespace comes later, when the first process is in the group that shall be its root.
+        let mut namespaces = namespaces::MOUNT | namespaces::PID | namespaces::IPC | namespaces::UTS;
         if own_network {
             namespaces |= namespaces::NET;
         }

@@ -4,14 +4,17 @@
 //! it does nothing at all. When it exits the kernel kills whatever is left in its pid namespace.
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jail_sys::process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::blueprint::{Blueprint, Privilege};
-use super::root;
+use super::{Lasting, root};
+use crate::cgroup::Groups;
 use crate::confined;
 
 /// What the first process holds on to.
@@ -26,10 +29,10 @@ pub(crate) struct Lines {
 pub(crate) const READY: u8 = b'+';
 
 /// The life of the first process.
-pub(crate) fn live(blueprint: Blueprint, lines: Lines) -> ! {
+pub(crate) fn live(blueprint: Blueprint, groups: &Groups, lasting: Lasting, lines: Lines) -> ! {
     let Lines { lifeline, ready } = lines;
     let mut ready = std::fs::File::from(ready);
-    let said = match prepare(&blueprint) {
+    let said = match prepare(&blueprint, groups) {
         Ok(()) => ready.write_all(&[READY]),
         Err(why) => ready.write_all(why.as_bytes()),
     };
@@ -37,7 +40,7 @@ pub(crate) fn live(blueprint: Blueprint, lines: Lines) -> ! {
     drop(ready);
     drop(blueprint);
     if joined {
-        wait_for_the_end(lifeline);
+        wait_for_the_end(lifeline, lasting);
     }
     process::exit_now(0)
 }
@@ -53,9 +56,14 @@ fn close_the_door(privilege: Privilege, lifeline: &OwnedFd) -> bool {
     matches!(told, Ok(1)) && set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok()
 }
 
-fn prepare(blueprint: &Blueprint) -> Result<(), String> {
+fn prepare(blueprint: &Blueprint, groups: &Groups) -> Result<(), String> {
+    // The limits hold for this process and all below it; seen from inside, the group is the root of all groups.
+    groups.enter().map_err(|errno| format!("cannot enter the cell's control groups: {errno}"))?;
+    process::unshare(process::namespaces::CGROUP)
+        .map_err(|errno| format!("cannot hide the host's control groups: {errno}"))?;
     // Away from the session and the terminal of whoever logged in.
     rustix::process::setsid().map_err(|errno| format!("cannot start a session: {errno}"))?;
+    process::reap_automatically().map_err(|errno| format!("ignore the ends of children: {errno}"))?;
     root::build(blueprint).map_err(|why| why.to_string())?;
     rustix::thread::set_name(c"jail-init")
         .map_err(|errno| format!("cannot name the first process: {errno}"))?;
@@ -68,24 +76,69 @@ fn prepare(blueprint: &Blueprint) -> Result<(), String> {
     };
     confined::give_up_rights(&account, &[]).map_err(|why| why.why)?;
     if blueprint.privilege == Privilege::UserNamespace {
-        set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(|errno| format!("open the door: {errno}"))?;
+        set_dumpable_behavior(DumpableBehavior::Dumpable)
+            .map_err(|errno| format!("open the door: {errno}"))?;
     }
     Ok(())
 }
 
-fn wait_for_the_end(lifeline: OwnedFd) {
-    // Descriptor 0 for the lifeline and nothing else: nothing of the host stays open in a process of the cell.
-    if rustix::stdio::dup2_stdin(&lifeline).is_err() || process::close_from(1).is_err() {
+fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting) {
+    let kept = match lasting {
+        Lasting::OneLogin => keep_only([lifeline]),
+        Lasting::WhileUsed { lock, state } => keep_only([lifeline, lock, state]),
+    };
+    if kept.is_err() {
         return;
     }
-    std::mem::forget(lifeline);
-    let mut byte = [0_u8; 1];
     loop {
-        match rustix::io::read(rustix::stdio::stdin().as_fd(), &mut byte) {
-            Err(Errno::INTR) => {}
-            Ok(0) | Err(_) => return,
-            // Nobody writes to it.
-            Ok(_) => {}
+        let mut byte = [0_u8; 1];
+        match rustix::io::read(LIFELINE, &mut byte) {
+            // A byte tells of nothing; nobody sends one here.
+            Err(Errno::INTR) | Ok(1..) => {}
+            Err(_) => return,
+            Ok(0) if nobody_is_left() => return,
+            Ok(0) => process::sleep_milliseconds(POLL),
         }
     }
+}
+
+const LIFELINE: BorrowedFd<'static> = rustix::stdio::stdin();
+/// How often a cell without a waiter looks whether a process is left in it: nothing tells it.
+const POLL: u64 = 500;
+
+/// Puts the descriptors given at 0, 1, 2 and closes all others: nothing of the host stays open in a process of the cell
+/// (they cannot be looked at or taken from outside this process, which is undumpable and has nobody's rights).
+fn keep_only<const N: usize>(kept: [OwnedFd; N]) -> Result<(), Errno> {
+    for (number, fd) in (0_i32..).zip(kept) {
+        process::move_descriptor(fd.as_fd(), number)?;
+        // Closed below, with everything else.
+        std::mem::forget(fd);
+    }
+    process::close_from(u32::try_from(N).map_err(|_| Errno::INVAL)?)
+}
+
+/// No process in the cell, no waiter on the line, and the lock that keeps new ones out (rulings 6).
+fn nobody_is_left() -> bool {
+    let lock = rustix::stdio::stdout();
+    if rustix::io::fcntl_getfd(lock).is_err() {
+        // A cell for one login: its waiter is gone, and that is all.
+        return true;
+    }
+    if !matches!(process::kill(-1, 0), Err(Errno::SRCH)) {
+        return false;
+    }
+    if flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return false;
+    }
+    // Somebody may have come between the look and the lock.
+    let mut line = [PollFd::from_borrowed_fd(LIFELINE, PollFlags::empty())];
+    let nobody_waits = poll(&mut line, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && line.iter().any(|line| line.revents().contains(PollFlags::HUP));
+    if nobody_waits && matches!(process::kill(-1, 0), Err(Errno::SRCH)) {
+        return true;
+    }
+    if flock(lock, FlockOperation::Unlock).is_err() {
+        return true;
+    }
+    false
 }

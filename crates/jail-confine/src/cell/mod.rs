@@ -5,6 +5,7 @@
 
 pub mod blueprint;
 mod init;
+pub mod registry;
 mod root;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +17,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use self::blueprint::{Below, Blueprint, Privilege, copy};
 use self::init::{Lines, READY, live};
+use crate::cgroup::Groups;
 use crate::invocation::{Terminal, standard};
 use crate::refusal::{OrRefuse, Refusal, Result, What};
 
@@ -26,36 +28,71 @@ pub struct Cell {
     init: OwnedFd,
     /// The first process, as the host numbers it.
     pub init_pid: Pid,
-    /// Closed by the first process when nobody can look into it any more.
-    ready: OwnedFd,
+    /// Closed by the first process when nobody can look into it any more. `None` for a cell found running.
+    ready: Option<OwnedFd>,
     /// While this end of the pipe is open somewhere, the cell lives. Kept open for the waiter's life.
     lifeline: OwnedFd,
     namespaces: u64,
     privilege: Privilege,
 }
 
+/// How long a cell lasts.
+#[derive(Debug)]
+pub(crate) enum Lasting {
+    /// As long as the one login that it was made for.
+    OneLogin,
+    /// Until no process and no waiter is left.
+    WhileUsed {
+        /// Held exclusively by whoever makes or ends a cell.
+        lock: OwnedFd,
+        /// Kept locked for life: locked means alive.
+        state: OwnedFd,
+    },
+}
+
 impl Cell {
-    /// Makes a cell and waits until its inside is built.
+    /// Makes a cell for one login.
+    ///
+    /// # Errors
+    /// As [`Cell::create`].
+    pub(crate) fn for_one_login(blueprint: Blueprint, groups: &mut Groups) -> Result<Self> {
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .or_refuse(What::Host, || "make a pipe for the cell".into())?;
+        Self::create(blueprint, groups, Lasting::OneLogin, pipe)
+    }
+
+    /// A cell that is running already. Its optional namespaces are those given.
+    fn running(init: OwnedFd, pid: Pid, lifeline: OwnedFd, optional: u64) -> Self {
+        Self { init, init_pid: pid, ready: None, lifeline, namespaces: optional, privilege: Privilege::Root }
+    }
+
+    /// Makes a cell and waits until its inside is built. `line` is the pipe that keeps it alive: what the first process
+    /// reads, and what waiters hold.
     ///
     /// # Errors
     /// Whatever the kernel would not give, in the first process's words.
-    pub fn create(blueprint: Blueprint) -> Result<Self> {
-        let doing = || "make a pipe for the cell".to_owned();
-        let cloexec = rustix::pipe::PipeFlags::CLOEXEC;
-        let (alive, lifeline) = rustix::pipe::pipe_with(cloexec).or_refuse(What::Host, doing)?;
-        let (said, ready) = rustix::pipe::pipe_with(cloexec).or_refuse(What::Host, doing)?;
+    pub(crate) fn create(
+        blueprint: Blueprint,
+        groups: &mut Groups,
+        lasting: Lasting,
+        line: (OwnedFd, OwnedFd),
+    ) -> Result<Self> {
+        let (alive, lifeline) = line;
+        let (said, ready) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .or_refuse(What::Host, || "make a pipe for the cell".into())?;
         let (namespaces, privilege) = (blueprint.namespaces, blueprint.privilege);
         let cloned = process::clone(namespaces)
             .or_refuse(What::Host, || format!("make the namespaces of the cell{}", hint(privilege)))?;
         match cloned {
             Cloned::Child => {
                 drop((said, lifeline));
-                live(blueprint, Lines { lifeline: alive, ready })
+                live(blueprint, groups, lasting, Lines { lifeline: alive, ready })
             }
             Cloned::Parent { pid, pidfd } => {
                 drop((alive, ready));
                 hear(&said)?;
-                Ok(Self { init: pidfd, init_pid: pid, ready: said, lifeline, namespaces, privilege })
+                groups.settled();
+                Ok(Self { init: pidfd, init_pid: pid, ready: Some(said), lifeline, namespaces, privilege })
             }
         }
     }
@@ -91,14 +128,12 @@ impl Cell {
 
     /// See [`init`]: without root the first process has stayed dumpable for us, and so have we.
     fn close_the_door(&self) -> Result<()> {
-        if self.privilege == Privilege::Root {
-            return Ok(());
-        }
+        let (Privilege::UserNamespace, Some(ready)) = (self.privilege, &self.ready) else { return Ok(()) };
         let doing = || "close the cell behind us".to_owned();
         set_dumpable_behavior(DumpableBehavior::NotDumpable).or_refuse(What::Host, doing)?;
         rustix::io::write(&self.lifeline, &[READY]).or_refuse(What::Host, doing)?;
         let mut byte = [0_u8; 1];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.ready, &mut byte)).or_refuse(What::Host, doing)? {
+        match rustix::io::retry_on_intr(|| rustix::io::read(ready, &mut byte)).or_refuse(What::Host, doing)? {
             0 => Ok(()),
             _ => Err(Refusal::new(What::Host, "the first process of the cell speaks out of turn")),
         }
@@ -147,7 +182,13 @@ fn name_terminal(pts: &OwnedFd) -> Result<Vec<u8>> {
                 root::attach_below(pts.as_fd(), dev.as_fd(), &name).or_refuse(What::Host, doing)?;
                 return Ok(format!("/dev/{name}").into_bytes());
             }
-            Err(rustix::io::Errno::EXIST) => {}
+            Err(rustix::io::Errno::EXIST) => {
+                if root::remove_dead_terminal(dev.as_fd(), &name) {
+                    root::empty_file(dev.as_fd(), &name).or_refuse(What::Host, doing)?;
+                    root::attach_below(pts.as_fd(), dev.as_fd(), &name).or_refuse(What::Host, doing)?;
+                    return Ok(format!("/dev/{name}").into_bytes());
+                }
+            }
             Err(errno) => return Err(errno).or_refuse(What::Host, doing),
         }
     }

@@ -320,3 +320,15 @@ pub(crate) fn attach_below(
         openat2(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BELOW)?;
     attach_to(what, target.as_fd())
 }
+
+/// Removes the name of a terminal whose other end is gone (opening it says EIO). Says whether it was so.
+pub(crate) fn remove_dead_terminal(dev: BorrowedFd<'_>, name: &str) -> bool {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if !matches!(openat2(dev, name, flags, Mode::empty(), BELOW), Err(Errno::IO)) {
+        return false;
+    }
+    // Only root writes to this /dev, so the name is the very thing that was looked at.
+    let path = format!("/dev/{name}");
+    unmount(path.as_str(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok()
+        && rustix::fs::unlinkat(dev, name, rustix::fs::AtFlags::empty()).is_ok()
+}

@@ -1,0 +1,372 @@
+//! Running cells: where they are written down, how a login finds its own, and how the last one out is told.
+//!
+//! `/run/jailwright/cells/UID-NAME/` holds, root's alone:
+//! - `lock`: a joiner holds it shared from before it enters the namespaces until its program is executed; whoever
+//!   makes or ends a cell holds it exclusively. So nobody joins a cell that is about to end.
+//! - `state`: boot id, pid and start time of the first process, and what the cell was made from. The first process
+//!   keeps a lock on it for life: locked means alive, whatever else is written there (rulings 8).
+//! - `line`: a FIFO that every waiter keeps open for writing; the first process reads its end of file when the last
+//!   waiter is gone.
+
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::blueprint::Blueprint;
+use super::{Cell, Lasting};
+use crate::admission::{Admission, read_all};
+use crate::cgroup::Groups;
+use crate::policy::values::Stale;
+use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
+
+/// Where running cells are written down.
+pub const RUN_DIRECTORY: &str = "/run/jailwright";
+
+/// How many old cells' directories one entry looks at; the rest is left to the next.
+const SWEEP_AT_MOST: usize = 16;
+
+/// How often a login looks again when cells come and go under its hands.
+const TRIES: usize = 100;
+
+/// What is written down about a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The kernel's id of this boot: pids of another are nobody.
+    pub boot: String,
+    /// The first process, as the host numbers it.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (proc(5), stat field 22).
+    pub started: u64,
+    /// A digest of the policy and the jail that it was made from.
+    pub made_from: u64,
+}
+
+/// `/run/jailwright`, made if it is not there.
+///
+/// # Errors
+/// If it cannot be made, or others could write to it.
+pub fn open_run() -> Result<OwnedFd> {
+    let doing = || format!("open '{RUN_DIRECTORY}'");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = match rustix::fs::open(RUN_DIRECTORY, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {
+            match rustix::fs::mkdir(RUN_DIRECTORY, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno).or_refuse(What::Host, || format!("make '{RUN_DIRECTORY}'")),
+            }
+            rustix::fs::open(RUN_DIRECTORY, flags, Mode::empty())
+        }
+        other => other,
+    };
+    let run = opened.or_refuse(What::Host, doing)?;
+    let stat = rustix::fs::fstat(&run).or_refuse(What::Host, doing)?;
+    if stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
+        return Err(Refusal::new(
+            What::Host,
+            format!(
+                "'{RUN_DIRECTORY}' is not root's alone (uid {}, mode {:04o})",
+                stat.st_uid,
+                stat.st_mode & 0o7777
+            ),
+        ));
+    }
+    Ok(run)
+}
+
+/// Where a user's cell in a jail is written down.
+#[must_use]
+pub fn cell_name(admission: &Admission) -> String {
+    format!("{}-{}", admission.account.uid, admission.jail.name)
+}
+
+/// Joins the user's running cell, or makes one. The lock that keeps it from ending meanwhile comes with it.
+///
+/// # Errors
+/// A cell that the policy says is too old to be joined, or one that cannot be made.
+pub(crate) fn find_or_create(
+    admission: &Admission,
+    run: &OwnedFd,
+    groups: &mut Groups,
+    draw: impl FnOnce() -> Result<Blueprint>,
+) -> Result<(Cell, OwnedFd)> {
+    let name = cell_name(admission);
+    let cells = directory(run, "cells")?;
+    let made_from = digest(admission);
+    for _ in 0..TRIES {
+        let place = directory(&cells, &name)?;
+        let lock = open_lock(&place)?;
+        flock(&lock, FlockOperation::LockShared).or_refuse(What::Host, || "lock the cell".into())?;
+        if let Some(state) = alive(&place)? {
+            match judge(&state, made_from, admission.policy.stale)? {
+                Fit::Join => return Ok((join(&place, &state)?, lock)),
+                Fit::SetAside => {
+                    // The old cell keeps its open files; only its name makes room.
+                    let aside = format!("{name}.old-{}", state.pid);
+                    renameat(&cells, name.as_str(), &cells, aside.as_str())
+                        .or_refuse(What::Host, || format!("set the old cell '{name}' aside"))?;
+                    continue;
+                }
+            }
+        }
+        // Waiting for the exclusive lock, not trying: 200 logins at once make one cell and then join it.
+        flock(&lock, FlockOperation::Unlock).or_refuse(What::Host, || "unlock the cell".into())?;
+        flock(&lock, FlockOperation::LockExclusive).or_refuse(What::Host, || "lock the cell".into())?;
+        if alive(&place)?.is_some() || !is_current(&cells, &name, &place)? {
+            continue;
+        }
+        if sweep(run, SWEEP_AT_MOST).is_err() {
+            // Whatever is in the way there is in nobody's way here.
+        }
+        let cell = create(&place, groups, draw()?, made_from)?;
+        flock(&lock, FlockOperation::LockShared).or_refuse(What::Host, || "lock the cell".into())?;
+        return Ok((cell, lock));
+    }
+    Err(Refusal::new(
+        What::Host,
+        format!("the cell '{name}' came and went {TRIES} times while this login looked for it"),
+    ))
+}
+
+fn directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => {
+            return Err(errno).or_refuse(What::Host, || format!("make '{name}' below '{RUN_DIRECTORY}'"));
+        }
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+        .or_refuse(What::Host, || format!("open '{name}' below '{RUN_DIRECTORY}'"))
+}
+
+fn open_lock(place: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(place, "lock", flags, Mode::from_raw_mode(0o600))
+        .or_refuse(What::Host, || "open the cell's lock".into())
+}
+
+/// Whether the directory we hold is still the one of that name: a sweep may have removed it before we had the lock.
+fn is_current(cells: &OwnedFd, name: &str, place: &OwnedFd) -> Result<bool> {
+    let held = rustix::fs::fstat(place).or_refuse(What::Host, || "look at the cell's directory".into())?;
+    match rustix::fs::statat(cells, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).or_refuse(What::Host, || "look at the cell's directory".into()),
+    }
+}
+
+/// The state of a living cell; `None` for a dead one.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn alive(place: &OwnedFd) -> Result<Option<State>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match openat(place, "state", flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno).or_refuse(What::Host, || "open the cell's state".into()),
+    };
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        // Nobody keeps it locked: the first process is gone, or the state is of before a reboot.
+        return Ok(None);
+    }
+    let bytes = read_all(&file).or_refuse(What::Host, || "read the cell's state".into())?;
+    Ok(parse(&bytes))
+}
+
+fn parse(bytes: &[u8]) -> Option<State> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    Some(State {
+        boot: value("boot")?.to_owned(),
+        pid: value("pid")?.parse().ok()?,
+        started: value("started")?.parse().ok()?,
+        made_from: value("made_from")?.parse().ok()?,
+    })
+}
+
+enum Fit {
+    Join,
+    SetAside,
+}
+
+fn judge(state: &State, made_from: u64, stale: Stale) -> Result<Fit> {
+    if state.made_from == made_from {
+        return Ok(Fit::Join);
+    }
+    match stale {
+        Stale::Join => Ok(Fit::Join),
+        Stale::New => Ok(Fit::SetAside),
+        Stale::Refuse => Err(Refusal::new(
+            What::Policy,
+            format!(
+                "the running cell (first process {}) was made under another policy or jail and stale = \"refuse\"; \
+                 it ends when its last process does",
+                state.pid
+            ),
+        )),
+    }
+}
+
+/// Takes hold of the first process. The pidfd refers to whoever has the pid now; the start time says that it is the
+/// one that was written down (CVE-2022-31214 was a join without such a check).
+fn join(place: &OwnedFd, state: &State) -> Result<Cell> {
+    let doing = || format!("take hold of the cell's first process {}", state.pid);
+    let pid =
+        Pid::from_raw(state.pid).ok_or_else(|| Refusal::new(What::Host, "the cell's state holds no pid"))?;
+    let init = pidfd_open(pid, PidfdFlags::empty()).or_refuse(What::Host, doing)?;
+    if start_time(state.pid) != Some(state.started) || boot_id() != state.boot {
+        return Err(Refusal::new(
+            What::Host,
+            format!("process {} is not the cell's first process", state.pid),
+        ));
+    }
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let line = openat(place, "line", flags, Mode::empty()).or_refuse(What::Host, doing)?;
+    let namespaces = namespaces_apart(state.pid);
+    Ok(Cell::running(init, pid, line, namespaces))
+}
+
+/// Which optional namespaces the first process has of its own: the network may be the host's.
+fn namespaces_apart(pid: i32) -> u64 {
+    let link = |path: String| std::fs::read_link(path).ok();
+    let same = link(format!("/proc/{pid}/ns/net")) == link("/proc/self/ns/net".to_owned());
+    if same { 0 } else { jail_sys::process::namespaces::NET }
+}
+
+fn create(place: &OwnedFd, groups: &mut Groups, blueprint: Blueprint, made_from: u64) -> Result<Cell> {
+    let doing = || format!("write down the cell below '{RUN_DIRECTORY}'");
+    for name in ["state", "line"] {
+        match unlinkat(place, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).or_refuse(What::Host, doing),
+        }
+    }
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(place, "line", fifo, Mode::from_raw_mode(0o600), 0).or_refuse(What::Host, doing)?;
+    // The reading end first, or opening the other would wait for it.
+    let nonblock = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let reading =
+        openat(place, "line", OFlags::RDONLY | nonblock, Mode::empty()).or_refuse(What::Host, doing)?;
+    let writing =
+        openat(place, "line", OFlags::WRONLY | nonblock, Mode::empty()).or_refuse(What::Host, doing)?;
+    rustix::fs::fcntl_setfl(&reading, OFlags::empty()).or_refuse(What::Host, doing)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let state = openat(place, "state", flags, Mode::from_raw_mode(0o600)).or_refuse(What::Host, doing)?;
+    // Held by this open file description, which the first process inherits and we close.
+    flock(&state, FlockOperation::LockExclusive).or_refuse(What::Host, doing)?;
+    let lock = open_lock(place)?;
+    let lasting = Lasting::WhileUsed { lock, state: state.try_clone().or_refuse(What::Host, doing)? };
+    let cell = Cell::create(blueprint, groups, lasting, (reading, writing))?;
+    let pid = cell.init_pid.as_raw_nonzero().get();
+    let started = start_time(pid)
+        .ok_or_else(|| Refusal::new(What::Host, "the first process of the cell ended at once"))?;
+    let mut text = String::new();
+    write!(text, "boot={}\npid={pid}\nstarted={started}\nmade_from={made_from}\n", boot_id())
+        .or_refuse(What::Host, doing)?;
+    rustix::io::write(&state, text.as_bytes()).or_refuse(What::Host, doing)?;
+    Ok(cell)
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Field 22 of /proc/PID/stat; the name before it is in parentheses and may hold anything.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after = stat.iter().rposition(|b| *b == b')')?;
+    let rest = std::str::from_utf8(stat.get(after.checked_add(2)?..)?).ok()?;
+    rest.split(' ').nth(19)?.parse().ok()
+}
+
+/// Tells whether a cell was made from the same policy and jail. Not a secret-keeper: root wrote both.
+fn digest(admission: &Admission) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        hash = hash.wrapping_mul(0x0100_0000_01b3);
+    };
+    for (key, value, _) in admission.policy.rows() {
+        add(key.as_bytes());
+        add(value.as_bytes());
+    }
+    add(&admission.home);
+    add(&admission.jail.identity.0.to_ne_bytes());
+    add(&admission.jail.identity.1.to_ne_bytes());
+    hash
+}
+
+/// A cell as `jail-list` shows it.
+#[derive(Debug)]
+pub struct Running {
+    /// The name of its directory, `UID-NAME`.
+    pub name: String,
+    /// What is written down.
+    pub state: State,
+}
+
+/// Living cells among the first `most`; the directories of dead ones are removed.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn sweep(run: &OwnedFd, most: usize) -> Result<Vec<Running>> {
+    let cells = directory(run, "cells")?;
+    let mut running = Vec::new();
+    let entries =
+        rustix::fs::Dir::read_from(cells.as_fd()).or_refuse(What::Host, || "list the cells".into())?;
+    for entry in entries.flatten().take(most.saturating_add(2)) {
+        let name = printable(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        let place = directory(&cells, &name)?;
+        match alive(&place)? {
+            Some(state) => running.push(Running { name, state }),
+            None => remove_dead(&cells, &name, &place),
+        }
+    }
+    Ok(running)
+}
+
+/// Whoever finds the name gone makes it again; see [`is_current`].
+fn remove_dead(cells: &OwnedFd, name: &str, place: &OwnedFd) {
+    let Ok(lock) = open_lock(place) else { return };
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || !matches!(alive(place), Ok(None)) {
+        return;
+    }
+    for file in ["state", "line", "lock"] {
+        if unlinkat(place, file, AtFlags::empty()).is_err() {
+            // Not there.
+        }
+    }
+    if unlinkat(cells, name, AtFlags::REMOVEDIR).is_err() {
+        // Somebody has begun to use it again.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_is_read_as_written() {
+        let text = b"boot=abc\npid=12\nstarted=345\nmade_from=6\n";
+        let state = State { boot: "abc".to_owned(), pid: 12, started: 345, made_from: 6 };
+        assert_eq!(parse(text), Some(state));
+        assert_eq!(parse(b"boot=abc\npid=12\n"), None);
+        assert_eq!(parse(b"\xff"), None);
+    }
+
+    #[test]
+    fn the_start_time_of_a_process_with_an_odd_name() {
+        assert!(start_time(std::process::id().try_into().expect("pid")).is_some_and(|ticks| ticks > 0));
+        assert_eq!(start_time(-1), None);
+    }
+}
