@@ -229,3 +229,11 @@ fn the_jail_and_the_memory_host_answer_alike() {
     assert_eq!(jail.read_range(Path::new("/bin/x"), 3, 10).expect("read"), b"45");
     assert!(jail.lstat(Path::new("bin/x")).is_err(), "a relative path has no meaning here");
 }
+
+#[test]
+fn magic_links_lead_nowhere() {
+    let proc = RealHost::jail(Path::new("/proc")).expect("opens");
+    assert!(proc.lstat(Path::new("/self/exe")).expect("lstat").is_symlink());
+    assert!(proc.open(Path::new("/self/exe")).is_err(), "a file outside the root was opened");
+    assert!(proc.read_dir(Path::new("/self/root")).is_err(), "a directory outside the root was read");
+}

@@ -4,14 +4,16 @@
 //! needs any more, both fail. The loader lists what it would load and does not start the program. Libraries are held
 //! against the loader in the same way, and a script's interpreter has to be where the kernel and `env` look.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use jail_provision::elf::Head;
-use jail_provision::host::{Host, RealHost};
+use jail_provision::host::{Host, HostFile, RealHost, Stat};
 use jail_provision::resolve::{NeedKind, ProgramKind, Resolver};
 use jail_provision::script::STANDARD_DIRS;
 
@@ -44,6 +46,54 @@ fn same_libraries_as_the_loader_for_every_library_of_the_machine() {
     };
     let libraries: Vec<_> = libraries(&host).into_iter().map(|l| (l, loader.clone())).collect();
     agree(&libraries, 50);
+}
+
+/// A host that counts what is asked of it.
+struct Counted {
+    host: RealHost,
+    asked: Cell<usize>,
+}
+
+impl Counted {
+    fn count(&self) -> &RealHost {
+        self.asked.set(self.asked.get() + 1);
+        &self.host
+    }
+}
+
+impl Host for Counted {
+    fn lstat(&self, path: &Path) -> io::Result<Stat> {
+        self.count().lstat(path)
+    }
+    fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        self.count().read_link(path)
+    }
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.count().read_dir(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn HostFile + '_>> {
+        self.count().open(path)
+    }
+}
+
+/// What makes it fast: a file is looked at and opened once, a directory found once, whoever asks and how often.
+#[test]
+fn each_file_is_read_once_for_all_programs() {
+    let host = Counted { host: RealHost::system(), asked: Cell::new(0) };
+    let mut resolver = Resolver::new(&host);
+    let programs = executables(&host.host);
+    let mut files: BTreeSet<PathBuf> = programs.clone();
+    for program in &programs {
+        let Ok(needs) = resolver.survey(program) else { continue };
+        files.extend(needs.needs.iter().map(|n| n.real.to_path_buf()));
+    }
+    // One lstat and one open a file; some links, directories, and places looked into in vain.
+    let asked = host.asked.get();
+    assert!(asked <= files.len() * 4, "{asked} questions for {} files", files.len());
+    for program in &programs {
+        drop(resolver.survey(program));
+    }
+    assert!(host.asked.get() - asked <= files.len() / 10, "asked again: {}", host.asked.get() - asked);
 }
 
 #[test]
