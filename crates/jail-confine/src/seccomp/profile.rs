@@ -4,7 +4,8 @@
 //! since a misspelt `excludes` would silently allow. Nothing is decided here: `compile` does that.
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::action::Action;
 use super::arch::{Arch, TOKENS};
@@ -64,7 +65,7 @@ impl Architectures {
             .map
             .iter()
             .filter(|entry| entry.architecture.0 == native)
-            .flat_map(|entry| entry.sub_architectures.iter().flatten())
+            .flat_map(|entry| &entry.sub_architectures)
             .any(|sub| sub.0 == token);
         if in_map || self.tokens.iter().any(|t| t.0 == token) { Listed::Yes } else { Listed::No }
     }
@@ -82,12 +83,25 @@ pub(super) struct Rule {
 }
 
 /// When a rule is in force.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Filter {
     caps: Option<Vec<String>>,
     arches: Option<Vec<String>>,
     min_kernel: Option<MinKernel>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawFilter {
+    caps: Option<Vec<String>>,
+    arches: Option<Vec<String>>,
+    min_kernel: Option<MinKernel>,
+}
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer, |RawFilter { caps, arches, min_kernel }| Ok(Self { caps, arches, min_kernel }))
+    }
 }
 
 /// What `includes` and `excludes` are held against.
@@ -164,8 +178,7 @@ impl TryFrom<String> for MinKernel {
 }
 
 /// One condition on an argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawArg")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arg {
     pub(super) index: u8,
     pub(super) op: Op,
@@ -183,13 +196,17 @@ struct RawArg {
     op: Op,
 }
 
-impl TryFrom<RawArg> for Arg {
-    type Error = String;
+impl RawArg {
+    fn check(self) -> Result<Arg, String> {
+        let index = u8::try_from(self.index).ok().filter(|i| *i < 6);
+        let index = index.ok_or_else(|| format!("argument index {} is not 0 to 5", self.index))?;
+        Ok(Arg { index, op: self.op, value: self.value, value_two: self.value_two })
+    }
+}
 
-    fn try_from(raw: RawArg) -> Result<Self, String> {
-        let index = u8::try_from(raw.index).ok().filter(|i| *i < 6);
-        let index = index.ok_or_else(|| format!("argument index {} is not 0 to 5", raw.index))?;
-        Ok(Self { index, op: raw.op, value: raw.value, value_two: raw.value_two })
+impl<'de> Deserialize<'de> for Arg {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer, RawArg::check)
     }
 }
 
@@ -261,11 +278,35 @@ impl TryFrom<String> for Token {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 struct ArchMap {
     architecture: Token,
+    sub_architectures: Vec<Token>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawArchMap {
+    architecture: Token,
     sub_architectures: Option<Vec<Token>>,
+}
+
+impl<'de> Deserialize<'de> for ArchMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer, |raw: RawArchMap| {
+            let sub_architectures = raw.sub_architectures.unwrap_or_default();
+            Ok(Self { architecture: raw.architecture, sub_architectures })
+        })
+    }
+}
+
+/// A profile as an object; what it lacks is checked afterwards.
+struct Whole(RawProfile);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer, |raw| Ok(Self(raw)))
+    }
 }
 
 #[derive(Deserialize)]
@@ -300,9 +341,33 @@ struct RawRule {
 
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = RawRule::deserialize(deserializer)?;
-        raw.check().map_err(serde::de::Error::custom)
+        object(deserializer, RawRule::check)
     }
+}
+
+/// Reads an object and checks it while its line is still known. (serde's derived code would also take a list in its place.)
+fn object<'de, D, Raw, Checked>(
+    deserializer: D,
+    check: fn(Raw) -> Result<Checked, String>,
+) -> Result<Checked, D::Error>
+where
+    D: Deserializer<'de>,
+    Raw: Deserialize<'de>,
+{
+    struct Object<Raw, Checked>(fn(Raw) -> Result<Checked, String>);
+    impl<'de, Raw: Deserialize<'de>, Checked> Visitor<'de> for Object<Raw, Checked> {
+        type Value = Checked;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Checked, A::Error> {
+            let raw = Raw::deserialize(MapAccessDeserializer::new(map))?;
+            (self.0)(raw).map_err(serde::de::Error::custom)
+        }
+    }
+    deserializer.deserialize_map(Object(check))
 }
 
 impl RawRule {
@@ -438,8 +503,8 @@ pub(super) fn read(json: &[u8], file: &str) -> Result<Content, Error> {
             "split or shorten it",
         );
     }
-    let raw: RawProfile = match serde_json::from_slice(json) {
-        Ok(raw) => raw,
+    let raw = match serde_json::from_slice::<Whole>(json) {
+        Ok(Whole(raw)) => raw,
         Err(error) => {
             let text = error.to_string();
             let place = format!(" at line {} column {}", error.line(), error.column());
