@@ -11,7 +11,6 @@
 
 pub mod apply;
 pub mod digest;
-mod dpkg;
 pub mod elf;
 pub mod entry;
 pub mod error;
@@ -31,6 +30,7 @@ pub mod resolve;
 pub mod script;
 pub mod section;
 pub mod state;
+pub mod takedown;
 pub mod text;
 pub mod throwaway;
 pub mod tree;

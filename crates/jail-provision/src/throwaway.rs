@@ -21,6 +21,7 @@ use crate::manifest::Manifest;
 use crate::profiles::Profiles;
 use crate::provision::{self, Request, Watcher};
 use crate::state::State;
+use crate::takedown;
 use crate::text;
 use crate::tree;
 
@@ -112,7 +113,7 @@ impl Kept {
         let outlook = match made {
             Ok(outlook) => outlook,
             Err(error) => {
-                clear(state.dir())?;
+                takedown::remove_tree(state.dir())?;
                 return Err(error);
             }
         };
@@ -157,16 +158,10 @@ impl Kept {
             let unused = File::open(&lock)
                 .is_ok_and(|file| flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok());
             if unused {
-                clear(&entry.path()).unwrap_or_default();
+                takedown::remove_tree(&entry.path()).unwrap_or_default();
             }
         }
     }
-}
-
-/// Removes a generation. Nobody but the caller can write in it, so names can be trusted here.
-fn clear(dir: &Path) -> Result<()> {
-    // The skeleton's /proc is 0555; an ordinary user must open it up to remove what is below.
-    std::fs::remove_dir_all(dir).map_err(|e| Error::io("remove", dir, e))
 }
 
 fn private_directory(dir: &Path) -> Result<()> {

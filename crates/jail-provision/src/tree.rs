@@ -16,6 +16,7 @@ use crate::host::{Host, Kind, Stat};
 use crate::jailroot::{Meta, Privilege};
 use crate::manifest::{PathText, Why};
 use crate::needs::Needs;
+use crate::package::{PackageError, Packages};
 use crate::text;
 use crate::wanted::{Ask, Item, Need, Wanted};
 
@@ -265,15 +266,13 @@ impl Grower<'_> {
     }
 
     fn package(&mut self, item: &Item, name: &str) -> Result<()> {
-        let Some(files) = crate::dpkg::files(self.host, name)? else {
-            return self.missing(item, &format!("the package '{name}'"));
-        };
-        for path in files {
-            match self.host.lstat(&path) {
-                Ok(stat) if stat.is_dir() => {}
-                // A file that the administrator removed is not missed: dpkg itself does not mind.
-                Err(error) if is_missing(&error) => {}
-                _ => self.path(item, &path)?,
+        let packages = Packages::open(self.host).map_err(|e| self.at(item, of_package(&e)))?;
+        let package = packages.find(name).map_err(|e| self.at(item, of_package(&e)))?;
+        let contents = packages.contents(&package).map_err(|e| self.at(item, of_package(&e)))?;
+        for path in contents.directories.iter().chain(&contents.files) {
+            let placed = self.place(path, &item.why).map_err(|e| Error::io("read", path, e))?;
+            if placed.stat.is_file() {
+                self.queue.push_back((placed.real, Need::May));
             }
         }
         Ok(())
@@ -543,6 +542,15 @@ impl Grower<'_> {
             error.message = format!("{place}: {}", error.message);
         }
         error
+    }
+}
+
+/// The package part's sentence and hint, as ours.
+fn of_package(error: &PackageError) -> Error {
+    let text = error.to_string();
+    match text.split_once("\nhint: ") {
+        Some((message, hint)) => Error::profile(message).hint(hint),
+        None => Error::profile(text),
     }
 }
 
