@@ -538,3 +538,21 @@ fn notes_tell_what_stays_closed() {
     assert_eq!(notes, expected);
     assert_eq!(program.simulate(&call("lseek", &[3])), Action::Allow, "the first listed holds");
 }
+
+#[test]
+fn the_manual_names_every_part_of_the_floor() {
+    let manual = include_str!("../../../docs/seccomp.md");
+    for (_, word) in UnsafeItem::ALL {
+        assert!(manual.contains(&format!("`{word}`")), "{word} is not in docs/seccomp.md");
+    }
+    let example = manual
+        .split_once("builders.json\"\n\n")
+        .and_then(|(_, rest)| rest.split_once("\n\n- "))
+        .expect("there")
+        .0;
+    let (program, notes) = compile(&Settings::plain(&file(example), KERNEL)).expect("the example compiles");
+    assert_eq!(notes, []);
+    assert_eq!(program.simulate(&call("ptrace", &[])), Action::Allow);
+    assert_eq!(program.simulate(&call("socket", &[1])), Action::Allow);
+    assert_eq!(program.simulate(&call("socket", &[2])), EPERM);
+}
