@@ -26,6 +26,7 @@ pub mod environment;
 mod filter;
 pub mod invocation;
 mod landlock;
+pub mod learn;
 pub mod log;
 pub mod policy;
 pub mod refusal;

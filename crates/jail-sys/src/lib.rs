@@ -13,6 +13,8 @@ pub mod mount;
 #[allow(unsafe_code)]
 pub mod net;
 #[allow(unsafe_code)]
+pub mod notify;
+#[allow(unsafe_code)]
 pub mod process;
 #[allow(unsafe_code)]
 pub mod seccomp;

@@ -165,6 +165,23 @@ pub fn compile_now(settings: &Settings<'_>) -> Result<(Program, Vec<Note>), Erro
     Ok((Program::new(instructions, flags), notes))
 }
 
+/// A program that asks a supervisor about every call of the machine's own ABI; foreign ones are answered as the floor does.
+///
+/// It is the supervisor who holds the floor then: see `learn`.
+///
+/// # Errors
+/// None that a test has not shown to be impossible.
+pub fn ask_about_everything() -> Result<Program, Error> {
+    let mut dag = Dag::default();
+    let (ask, kill) = (dag.answer(Action::Notify), dag.answer(Action::KillProcess));
+    let enosys = dag.answer(Action::Errno(ENOSYS));
+    let native = dag.test(Test::at_least(Word::NUMBER, X32_BIT), enosys, ask);
+    let root = dag.test(Test::equal(Word::ARCH, Arch::NATIVE.audit()), native, kill);
+    let instructions =
+        emit::emit(&dag, root).map_err(|_| Error::new("learn", None, "the program is too long", ""))?;
+    Ok(Program::from_instructions(instructions))
+}
+
 fn too_long(profile: &Profile) -> Error {
     Error::new(
         profile.name(),

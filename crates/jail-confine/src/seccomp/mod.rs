@@ -26,7 +26,7 @@ pub use action::{Action, Verdict};
 pub use ahead::COMPILED_AHEAD;
 pub use arch::{Arch, X32_BIT};
 pub use builtin::{Builtin, Profile, Source, parse};
-pub use compile::{ExecPointers, Note, Settings, Violation, compile, compile_now};
+pub use compile::{ExecPointers, Note, Settings, Violation, ask_about_everything, compile, compile_now};
 pub use error::Error;
 pub use floor::{PortFilter, UnsafeItem};
 pub use jail_sys::seccomp::{Flags, Instruction};

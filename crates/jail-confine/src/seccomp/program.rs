@@ -105,6 +105,14 @@ impl Program {
         jail_sys::seccomp::load(&self.instructions, flags)
     }
 
+    /// Loads it and returns the descriptor on which its `Notify` answers are awaited.
+    ///
+    /// # Errors
+    /// Those of seccomp(2).
+    pub fn load_with_listener(&self) -> io::Result<std::os::fd::OwnedFd> {
+        jail_sys::seccomp::load_with_listener(&self.instructions, self.flags)
+    }
+
     /// What the kernel would answer: an interpreter of our own.
     ///
     /// What cannot happen in a verified program kills, as an unknown answer does.
