@@ -28,7 +28,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-distros test-vm install uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh probe static man demo test test-distros install uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,9 +59,6 @@ test: ## every test but the slow ones; as root also those with real logins
 
 test-distros: ## the sections' programs in a debootstrap'ed Debian 13 (slow, root)
 	@tests/distros
-
-test-vm: ## entry under a systemd host and older kernels in a VM (slow, root)
-	@tests/vm
 
 install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
 	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS) $(BIN_PROGRAMS)) $(JAIL_SH); do \

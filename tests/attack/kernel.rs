@@ -109,7 +109,7 @@ fn clocks_and_names(host: &Scratch) -> Done {
     Ok(())
 }
 
-/// modify_ldt: CVE-2015-5157 and older; I/O ports.
+/// Descriptor tables of one's own have a long past of local roots; I/O ports reach the hardware.
 fn segments_and_ports(host: &Scratch) -> Done {
     attacker(host).cannot(&["modify_ldt", "iopl", "ioperm"]);
     Ok(())

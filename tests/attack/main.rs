@@ -7,6 +7,7 @@
 mod credentials;
 mod descriptors;
 mod environment;
+mod faults;
 mod files;
 mod ipc;
 mod kernel;
@@ -15,6 +16,7 @@ mod namespaces;
 mod network;
 mod processes;
 mod resources;
+mod rootless;
 mod sshd;
 mod terminals;
 
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         network::TESTS,
         resources::TESTS,
         sshd::TESTS,
+        rootless::TESTS,
+        faults::TESTS,
     ])
 }
 

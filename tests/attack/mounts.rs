@@ -44,7 +44,7 @@ fn mount_by_the_new_calls(host: &Scratch) -> Done {
     Ok(())
 }
 
-/// CVE-2023-0386's kin: a mount option taken back.
+/// A mount option taken back.
 fn remount_the_root_writable(host: &Scratch) -> Done {
     attacker(host).cannot(&["remount_root"]);
     Ok(())

@@ -64,6 +64,7 @@ pub struct Scratch {
     first_uid: u32,
     next_uid: AtomicU32,
     next_name: AtomicU32,
+    mounts: String,
 }
 
 impl Scratch {
@@ -109,6 +110,7 @@ impl Scratch {
             first_uid,
             next_uid: AtomicU32::new(first_uid),
             next_name: AtomicU32::new(1),
+            mounts: mount_table(),
         }
     }
 
@@ -164,12 +166,34 @@ impl Scratch {
         std::fs::rename(format!("{POLICY}.new"), POLICY).expect("rename");
     }
 
+    /// What the tests left on the scratch host that an entry should have taken with it: mounts, processes.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
+        let processes = || -> Vec<String> {
+            (self.first_uid..self.next_uid.load(Ordering::Relaxed))
+                .flat_map(crate::user::processes_of)
+                .map(|(pid, command)| format!("process {pid}: {command}"))
+                .collect()
+        };
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while !processes().is_empty() && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        let now = mount_table();
+        let mounts =
+            now.lines().filter(|line| !self.mounts.contains(line)).map(|line| format!("mount: {line}"));
+        mounts.chain(processes()).collect()
+    }
+
     /// A uid that nobody else has.
     pub(crate) fn new_uid(&self) -> u32 {
         let uid = self.next_uid.fetch_add(1, Ordering::Relaxed);
         assert!(uid < self.first_uid + 200, "a suite has 200 users at most");
         uid
     }
+}
+
+fn mount_table() -> String {
+    std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table")
 }
 
 fn tmpfs(at: &str, mode: &str) {
