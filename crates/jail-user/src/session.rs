@@ -40,6 +40,8 @@ enum Remark {
     Done(String),
     /// Something to look at.
     Warning(String),
+    /// The account is jailed, but its old home could not be cleared away yet.
+    Unfinished,
 }
 
 type Remarks = HashMap<Text, Vec<Remark>>;
@@ -116,7 +118,7 @@ impl<'a> Session<'a> {
         let before: HashMap<Text, Record> =
             self.records.accounts.iter().map(|record| (record.user.clone(), record.clone())).collect();
         self.upsert(work.iter().map(|plan| {
-            let phase = if before.contains_key(&plan.record.user) { Phase::Jailed } else { Phase::Adding };
+            let phase = before.get(&plan.record.user).map_or(Phase::Adding, |old| old.phase);
             Record { phase, ..plan.record.clone() }
         }));
         let mut failures = Failures::new();
@@ -189,7 +191,10 @@ impl<'a> Session<'a> {
                     "something wrote to the old home while it was copied, so it is kept at {}: look for what is missing in the new one",
                     quoted(at.as_os_str())
                 ),
-                Err(trouble) => format!("{trouble}; the old home has to be removed by hand"),
+                Err(trouble) => {
+                    remarks.entry(record.user.clone()).or_default().push(Remark::Unfinished);
+                    format!("{trouble}; the next run tries again to clear the old home away")
+                }
             };
             remarks.entry(record.user.clone()).or_default().push(Remark::Warning(warning));
         }
@@ -271,8 +276,11 @@ impl<'a> Session<'a> {
         remarks: &Remarks,
     ) -> Vec<Outcome> {
         let failed: HashMap<OsString, Trouble> = failures.into_iter().collect();
-        for record in &mut self.records.accounts {
-            if record.phase == Phase::Adding && !failed.contains_key(record.user.as_os_str()) {
+        let worked: HashSet<&Text> = work.iter().map(|plan| &plan.record.user).collect();
+        for record in self.records.accounts.iter_mut().filter(|record| worked.contains(&record.user)) {
+            let told = remarks.get(&record.user).into_iter().flatten();
+            let unfinished = told.into_iter().any(|remark| matches!(remark, Remark::Unfinished));
+            if record.phase == Phase::Adding && !unfinished && !failed.contains_key(record.user.as_os_str()) {
                 record.phase = Phase::Jailed;
             }
         }
@@ -309,6 +317,7 @@ impl<'a> Session<'a> {
                             outcome.actions.insert(1.min(outcome.actions.len()), said.clone())
                         }
                         Remark::Warning(said) => outcome.warnings.push(said.clone()),
+                        Remark::Unfinished => {}
                     }
                 }
                 outcome
@@ -349,14 +358,20 @@ impl<'a> Session<'a> {
             }
         }
         let mut notes = Vec::new();
+        let mut stuck = HashSet::new();
         for record in &finish {
-            self.finish_home(record)?;
+            if let Err(trouble) = self.finish_home(record) {
+                notes.push(format!("{trouble}; the next run tries again"));
+                stuck.insert(record.user.clone());
+                continue;
+            }
             notes.push(format!(
                 "finished putting {} into the jail, which an earlier run had begun",
                 quoted(record.user.as_os_str())
             ));
         }
-        let finished: HashSet<&Text> = finish.iter().map(|record| &record.user).collect();
+        let finished: HashSet<&Text> =
+            finish.iter().map(|record| &record.user).filter(|user| !stuck.contains(*user)).collect();
         for record in self.records.accounts.iter_mut().filter(|record| finished.contains(&record.user)) {
             record.phase = Phase::Jailed;
         }
@@ -548,6 +563,31 @@ impl<'a> Session<'a> {
 
     /// The host's files and systemd, as they were before.
     fn restore_host(&self, records: &[&Record]) -> Result<(), Trouble> {
+        if self.host_differs(records)? {
+            self.restore_books(records)?;
+        }
+        let managed: Vec<_> = records
+            .iter()
+            .filter_map(|record| record.user_manager.map(|was| (record.uid, record.user.clone(), was)))
+            .collect();
+        manager::unmask(self.host, self.services, &managed)
+    }
+
+    /// Whether the host's files have anything of ours: if not, putting an account back needs no lock, which may be
+    /// the very thing that could not be had.
+    fn host_differs(&self, records: &[&Record]) -> Result<bool, Trouble> {
+        let files = Files::read(self.host)?;
+        let lines = table::Table::passwd(&files.passwd.bytes);
+        let view = View::new(&files.passwd.bytes, &files.group.bytes);
+        let jailed = view.group_id(JAILED);
+        Ok(records.iter().any(|record| {
+            let name = record.user.0.as_slice();
+            let is_member = jailed.is_some_and(|gid| view.groups_of(name).contains(&gid));
+            lines.line(name) != Some(record.line_before.0.as_slice()) || (record.joined_jailed && is_member)
+        }))
+    }
+
+    fn restore_books(&self, records: &[&Record]) -> Result<(), Trouble> {
         let marker = self.host.state.join("group-made");
         let made: Option<u32> =
             std::fs::read_to_string(&marker).ok().and_then(|text| text.trim().parse().ok());
@@ -563,11 +603,7 @@ impl<'a> Session<'a> {
         if dropped {
             std::fs::remove_file(&marker).map_err(crate::trouble::cannot("remove", &marker))?;
         }
-        let managed: Vec<_> = records
-            .iter()
-            .filter_map(|record| record.user_manager.map(|was| (record.uid, record.user.clone(), was)))
-            .collect();
-        manager::unmask(self.host, self.services, &managed)
+        Ok(())
     }
 
     /// The jail's files without what these accounts needed; a group goes when no other account needs it.

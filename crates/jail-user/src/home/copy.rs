@@ -194,7 +194,7 @@ impl Copier<'_> {
             return Ok(());
         }
         self.clear(copy, name)?;
-        self.make_special(source, copy, name, stat).map_err(|e| self.io(e))?;
+        self.make_special(source, copy, name, stat).map_err(|e| self.open_error(e))?;
         self.remember_first(copy, name, stat)
     }
 
@@ -291,10 +291,10 @@ impl Copier<'_> {
         CopyError::Io(self.path.clone(), errno)
     }
 
-    /// A name that was a file a moment ago and is a link, another mount or gone now.
+    /// A name that was a file or a link a moment ago and is something else, or gone, now.
     fn open_error(&self, errno: Errno) -> CopyError {
         match errno {
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO => self.changing(),
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::INVAL => self.changing(),
             other => self.io(other),
         }
     }

@@ -131,8 +131,9 @@ impl Comparison {
                 self.content(&one, &other)?;
             }
             FileType::Symlink => {
-                let target =
-                    |dir: &OwnedFd| rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|e| self.io(e));
+                let target = |dir: &OwnedFd| {
+                    rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|e| self.replaced(e))
+                };
                 if target(original)? != target(copy)? {
                     return Err(self.differs("points elsewhere"));
                 }
@@ -223,7 +224,7 @@ impl Comparison {
     }
 
     fn closed_xattrs(&self, one: &OwnedFd, other: &OwnedFd, name: &OsStr) -> Result<(), Stop> {
-        let one = link_xattrs(one.as_fd(), name).map_err(|e| self.io(e))?;
+        let one = link_xattrs(one.as_fd(), name).map_err(|e| self.replaced(e))?;
         let other = link_xattrs(other.as_fd(), name).map_err(|e| self.io(e))?;
         if one == other { Ok(()) } else { Err(self.differs("has other extended attributes")) }
     }
@@ -233,10 +234,17 @@ impl Comparison {
     }
 
     fn open(&self, dir: &OwnedFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Stop> {
-        dir::open_single(dir.as_fd(), name, flags).map_err(|errno| match errno {
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO => self.differs("was replaced"),
+        dir::open_single(dir.as_fd(), name, flags).map_err(|errno| self.replaced(errno))
+    }
+
+    /// What the kernel says of a name that is no longer the kind of thing it was a moment ago.
+    fn replaced(&self, errno: Errno) -> Stop {
+        match errno {
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::INVAL => {
+                self.differs("was replaced")
+            }
             other => self.io(other),
-        })
+        }
     }
 
     fn differs(&self, what: &str) -> Stop {
