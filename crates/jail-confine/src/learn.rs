@@ -1,4 +1,4 @@
-//! Learning a seccomp profile from a run: which calls a program makes, and a profile that lists just those.
+//! Learning from a run: which system calls a program makes, a profile that lists just those, and which files it opens.
 //!
 //! The program runs under a filter that asks about every call; we let pass what the floor allows and write it down. The
 //! floor judges by numbers in registers alone, so nothing can change between our look and the kernel's.
@@ -8,12 +8,15 @@
 //! on to exec; from its next call on it waits. The parent takes the listener by [`take_listener`] and runs [`record`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use jail_sys::notify;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::seccomp::{Action, Arch, Builtin, Error, Name, Program, SeccompData, Settings, Source, compile};
@@ -27,6 +30,9 @@ pub struct Record {
     pub refused: BTreeSet<Name>,
     /// Numbers that no table of ours has, and how often; they got ENOSYS.
     pub unknown: BTreeMap<u32, u64>,
+    /// Files and programs that were there when the run opened or started them, as the run named them, made absolute. A
+    /// help for writing a section, not evidence: the program may change a name while we read it.
+    pub files: BTreeSet<OsString>,
 }
 
 /// The number that the next descriptor of this process will get: the listener's, if nothing is opened in between.
@@ -111,6 +117,7 @@ fn answer(listener: &OwnedFd, floor: &Program, call: &notify::Call, record: &mut
     match floor.simulate(&data) {
         Action::Allow | Action::Log => {
             record.made.insert(name);
+            record.files.extend(file_of(call, name));
             notify::let_pass(listener.as_fd(), call)
         }
         Action::Errno(errno) => {
@@ -122,6 +129,44 @@ fn answer(listener: &OwnedFd, floor: &Program, call: &notify::Call, record: &mut
             notify::refuse(listener.as_fd(), call, EPERM)
         }
     }
+}
+
+/// The file that a call opens or starts, if it exists.
+fn file_of(call: &notify::Call, name: Name) -> Option<OsString> {
+    let [first, second, ..] = call.args;
+    let (directory, pointer) = match name.as_str() {
+        "open" | "creat" | "execve" => (None, first),
+        "openat" | "openat2" | "execveat" => (Some(first), second),
+        _ => return None,
+    };
+    let path = text_at(call.pid, pointer)?;
+    let path = if path.starts_with(b"/") { path } else { [base(call.pid, directory)?, path].join(&b'/') };
+    let seen = [format!("/proc/{}/root", call.pid).as_bytes(), &path].concat();
+    rustix::fs::lstat(&*seen).ok()?;
+    Some(OsString::from_vec(path))
+}
+
+/// Where a relative name of a process starts: its working directory, or a descriptor.
+fn base(pid: u32, directory: Option<u64>) -> Option<Vec<u8>> {
+    // The kernel uses the low 32 bits, of which AT_FDCWD is a negative number.
+    let fd = directory.and_then(|d| u32::try_from(d & 0xffff_ffff).ok()).filter(|fd| *fd <= i32::MAX as u32);
+    let link = match fd {
+        Some(fd) => format!("/proc/{pid}/fd/{fd}"),
+        None => format!("/proc/{pid}/cwd"),
+    };
+    Some(rustix::fs::readlink(link, Vec::new()).ok()?.into_bytes())
+}
+
+/// A string in another process's memory.
+fn text_at(pid: u32, pointer: u64) -> Option<Vec<u8>> {
+    let memory =
+        rustix::fs::open(format!("/proc/{pid}/mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut text = vec![0; 4096];
+    let read = rustix::io::pread(&memory, &mut text, pointer).ok()?;
+    text.truncate(read);
+    let end = text.iter().position(|byte| *byte == 0)?;
+    text.truncate(end);
+    (!text.is_empty()).then_some(text)
 }
 
 const EPERM: u16 = 1;

@@ -72,11 +72,25 @@ fn what_was_learnt_is_enough_to_run_again_and_no_more() {
     let made = |name: &str| seen.made.contains(&Name::find(name).expect("known"));
     assert!(made("execve") && made("write") && made("exit_group"), "{seen:?}");
     assert!(!made("socket") && !made("mount"), "{seen:?}");
+    for used in [file.as_str(), "/bin/sh"] {
+        assert!(seen.files.contains(std::ffi::OsStr::new(used)), "{used} is not in {:?}", seen.files);
+    }
+    assert!(seen.files.iter().any(|f| f.to_string_lossy().contains("libc.so")), "{:?}", seen.files);
     let json = seen.to_json();
     assert_eq!(run_under(&json, &script), 7, "{json}");
     // mkdir was not among what was seen.
     assert_ne!(run_under(&json, &format!("mkdir {file}.d")), 0, "{json}");
     assert!(!dir.path().join("f.d").exists());
+}
+
+#[test]
+fn relative_names_are_made_absolute_and_missing_files_left_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = dir.path().canonicalize().expect("a real path");
+    let (seen, status) =
+        learn(&format!("cd {}; echo 1 >here; true <missing; read x <here", place.to_string_lossy()));
+    let has = |name: &str| seen.files.contains(place.join(name).as_os_str());
+    assert!(has("here") && !has("missing"), "{status} {:?}", seen.files);
 }
 
 #[test]
