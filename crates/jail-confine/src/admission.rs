@@ -156,7 +156,11 @@ fn admit_name(
             format!("the primary group of '{}' is root's; give it one of its own", printable(entry.name)),
         ));
     }
+    // The policy may speak of any group; the session is only in those that give no way to root.
     let group_names = names_of_groups(groups, &account);
+    let mut account = account;
+    account.groups.retain(|gid| !is_root_in_disguise(groups, *gid));
+    let account = account;
     let subject = Subject { user: &account.name, groups: &group_names };
     let place = place_of(entry.home, file, subject)?;
     admit(account, &group_names, groups, file, &place)
@@ -370,6 +374,29 @@ fn shell_of(jail: &Jail, account: &Account, policy: &Policy) -> Result<Vec<u8>> 
         }
         _ => Ok(b"/bin/sh".to_vec()),
     }
+}
+
+/// Groups whose members own the host by another way: block devices, password hashes, container engines, other
+/// people's sessions. A jailed session has no use for them.
+fn is_root_in_disguise(groups: &[u8], gid: u32) -> bool {
+    const NAMES: [&[u8]; 15] = [
+        b"root",
+        b"disk",
+        b"shadow",
+        b"sudo",
+        b"wheel",
+        b"adm",
+        b"docker",
+        b"lxd",
+        b"incus-admin",
+        b"libvirt",
+        b"kvm",
+        b"kmem",
+        b"systemd-journal",
+        b"input",
+        b"tty",
+    ];
+    gid == 0 || group::by_gid(groups, gid).is_some_and(|entry| NAMES.contains(&entry.name))
 }
 
 fn names_of_groups(groups: &[u8], account: &Account) -> Vec<Vec<u8>> {

@@ -193,14 +193,22 @@ fn open_standard_descriptors() -> std::result::Result<(), Errno> {
     Ok(())
 }
 
-/// The signals whose inherited disposition could change what we do (an ignored SIGCHLD loses the exit status,
-/// Rust's runtime ignores SIGPIPE) or what a shell does.
+/// An ignored signal stays ignored over exec: a lost SIGCHLD loses the exit status, and Rust's runtime ignores SIGPIPE.
 fn reset_signals() -> std::result::Result<(), Errno> {
-    // HUP INT QUIT USR1 USR2 PIPE ALRM TERM CHLD CONT TSTP TTIN TTOU, the same numbers on all Linux targets we build for.
-    for signal in [1, 2, 3, 10, 12, 13, 14, 15, 17, 18, 20, 21, 22] {
+    let mut status = [0_u8; 4096];
+    let file = rustix::fs::open("/proc/self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let length = rustix::io::read(&file, &mut status)?;
+    let ignored = ignored_signals(status.get(..length).unwrap_or_default()).ok_or(Errno::PROTO)?;
+    for signal in (1..=64).filter(|signal| ignored & (1_u64 << (signal - 1)) != 0) {
         process::default_signal(signal)?;
     }
     Ok(())
+}
+
+/// The mask of ignored signals, bit 0 for signal 1 (proc(5)).
+fn ignored_signals(status: &[u8]) -> Option<u64> {
+    let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"SigIgn:\t"))?;
+    u64::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 16).ok()
 }
 
 fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Call> {
@@ -264,6 +272,15 @@ mod tests {
         );
         assert_eq!(call(&["-su", "-c", "id"]).ok(), Some(Call { login: true, command: Some("id".into()) }));
         assert_eq!(call(&["jail-sh"]).ok(), Some(Call { login: false, command: None }));
+    }
+
+    #[test]
+    fn the_mask_of_ignored_signals() {
+        assert_eq!(
+            ignored_signals(b"SigBlk:\t0000000000000000\nSigIgn:\t0000000180001000\nX:\n"),
+            Some(0x1_8000_1000)
+        );
+        assert_eq!(ignored_signals(b"nothing"), None);
     }
 
     #[test]

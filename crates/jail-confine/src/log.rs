@@ -4,7 +4,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use crate::refusal::printable;
+use crate::refusal::one_line;
 
 /// How grave a line is; the facility is always authpriv (syslog(3)).
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ impl Log {
             Level::Notice => 5,
             Level::Info => 6,
         };
-        let mut text = printable(text.as_bytes());
+        let mut text = one_line(text);
         while text.len() > LONGEST {
             text.pop();
         }

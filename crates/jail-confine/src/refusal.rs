@@ -81,6 +81,21 @@ impl<T, E: fmt::Display> OrRefuse<T> for std::result::Result<T, E> {
     }
 }
 
+/// The last look at a line on its way to a log or a terminal: whatever its parts were, it stays one line. Backslashes
+/// are left alone, since [`printable`] has already written some.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if moves_a_cursor(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+fn moves_a_cursor(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Bytes that may hold anything, for a log line or a terminal: control characters and broken UTF-8 are escaped,
 /// so that no user can write log lines of his own (CVE-2023-28486).
 #[must_use]
@@ -88,7 +103,7 @@ pub fn printable(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || matches!(c, '\\' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            if c == '\\' || moves_a_cursor(c) {
                 out.extend(c.escape_default());
             } else {
                 out.push(c);

@@ -1,7 +1,7 @@
 //! Processes: clone, exec, signals, descriptors, keyrings.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 
@@ -154,6 +154,15 @@ pub fn close_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) }).map(drop)
 }
 
+/// Gives a descriptor up to be closed by a later [`close_from`] or exec: one call for many.
+#[must_use]
+pub fn leak(fd: OwnedFd) -> BorrowedFd<'static> {
+    let raw = fd.into_raw_fd();
+    // SAFETY: nobody owns it any more, so nobody closes it before `close_from` does, after which nothing borrowed here
+    // is used (that is its contract).
+    unsafe { BorrowedFd::borrow_raw(raw) }
+}
+
 /// As [`close_from`], but marks them close-on-exec instead (Linux 5.11).
 ///
 /// # Errors
@@ -169,11 +178,14 @@ pub fn cloexec_from(first: u32) -> Result<(), Errno> {
 /// # Errors
 /// `EINVAL` for a number that is no signal or cannot be changed.
 pub fn default_signal(signal: i32) -> Result<(), Errno> {
-    // SAFETY: a zeroed sigaction is valid (SIG_DFL, no flags, empty mask) and installs no handler.
-    unsafe {
-        let action: libc::sigaction = std::mem::zeroed();
-        check(libc::sigaction(signal, &action, std::ptr::null_mut()).into()).map(drop)
-    }
+    // The kernel's own structure, all zero: SIG_DFL, no flags, empty mask. libc's wrapper refuses the two signals that
+    // it uses itself, and a hostile caller may have had just these ignored.
+    const DEFAULT: [u64; 4] = [0; 4];
+    // SAFETY: the structure is no longer than this on any architecture with a 64-bit signal set; no handler is installed.
+    check(unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize)
+    })
+    .map(drop)
 }
 
 /// Has the kernel reap every child by itself (`SIGCHLD` ignored, waitpid(2)).

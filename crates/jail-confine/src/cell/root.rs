@@ -8,11 +8,12 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jail_sys::mount::{Reach, attributes, make_all_private, set_attributes};
+use jail_sys::process::leak;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, mknodat, openat2, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
 use super::blueprint::{Attachment, Below, Blueprint, DEVICES, Kind, Privilege, copy};
@@ -80,7 +81,7 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
         cell.own_file(target, content, &scratch)?;
     }
     // Last: from here on the scratch file system itself is out of sight.
-    cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?.as_fd(), b"/tmp", Kind::Directory)?;
+    cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?, b"/tmp", Kind::Directory)?;
     enter(cell.root)
 }
 
@@ -100,20 +101,20 @@ struct Interior<'a> {
 
 impl Interior<'_> {
     /// The mount points for what every cell has; jail-init makes them.
-    fn target(&self, path: &[u8], kind: Kind) -> Result<OwnedFd> {
+    fn target(&self, path: &[u8], kind: Kind) -> Result<BorrowedFd<'static>> {
         let relative = path.strip_prefix(b"/").unwrap_or(path);
         let mut flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if kind == Kind::Directory {
             flags |= OFlags::DIRECTORY;
         }
-        openat2(self.root, relative, flags, Mode::empty(), BELOW).while_(|| {
+        openat2(self.root, relative, flags, Mode::empty(), BELOW).map(leak).while_(|| {
             format!("open '/{}' of the jail to mount on it (jail-init -j JAIL makes it)", printable(relative))
         })
     }
 
     fn mount_on(&self, what: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<()> {
         let target = self.target(path, kind)?;
-        attach_to(what, target.as_fd()).while_(|| format!("mount '{}'", printable(path)))
+        attach_to(what, target).while_(|| format!("mount '{}'", printable(path)))
     }
 
     fn attach(&self, attachment: &Attachment) -> Result<()> {
@@ -125,23 +126,24 @@ impl Interior<'_> {
         let doing = || "make the scratch space".to_owned();
         // Four inodes a KiB: tiny files fill it no sooner than big ones.
         let inodes = (blueprint.tmp.0 / 4096).max(1024);
-        let tmpfs = tmpfs(&blueprint.tmp.0.to_string(), &inodes.to_string(), MountAttrFlags::empty())
-            .while_(doing)?;
-        self.mount_on(tmpfs.as_fd(), b"/tmp", Kind::Directory)?;
+        let tmpfs =
+            tmpfs(&blueprint.tmp.0.to_string(), &inodes.to_string(), MountAttrFlags::MOUNT_ATTR_NODEV)
+                .while_(doing)?;
+        self.mount_on(tmpfs, b"/tmp", Kind::Directory)?;
         for (name, mode) in
             [("tmp", 0o1777), ("vartmp", 0o1777), ("shm", 0o1777), ("run", 0o755), ("home", 0o755)]
         {
-            mkdirat(&tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
+            mkdirat(tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
         }
         for (name, mode) in [("run/screen", 0o1777), ("run/lock", 0o1777), ("run/user", 0o755)] {
-            mkdirat(&tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
+            mkdirat(tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
         }
         let runtime = format!("run/user/{}", blueprint.uid);
-        mkdirat(&tmpfs, &runtime, Mode::from_raw_mode(0o700)).while_(doing)?;
-        give(&tmpfs, &runtime, blueprint).while_(doing)?;
+        mkdirat(tmpfs, &runtime, Mode::from_raw_mode(0o700)).while_(doing)?;
+        give(tmpfs, &runtime, blueprint).while_(doing)?;
         let scratch = Scratch { tmpfs };
-        self.mount_on(scratch.part("vartmp").while_(doing)?.as_fd(), b"/var/tmp", Kind::Directory)?;
-        self.mount_on(scratch.part("run").while_(doing)?.as_fd(), b"/run", Kind::Directory)?;
+        self.mount_on(scratch.part("vartmp").while_(doing)?, b"/var/tmp", Kind::Directory)?;
+        self.mount_on(scratch.part("run").while_(doing)?, b"/run", Kind::Directory)?;
         Ok(scratch)
     }
 
@@ -149,16 +151,16 @@ impl Interior<'_> {
     fn devices(&self, blueprint: &Blueprint, scratch: &Scratch) -> Result<()> {
         let doing = || "make /dev".to_owned();
         let dev = tmpfs("64K", "256", MountAttrFlags::MOUNT_ATTR_NOEXEC).while_(doing)?;
-        self.mount_on(dev.as_fd(), b"/dev", Kind::Directory)?;
+        self.mount_on(dev, b"/dev", Kind::Directory)?;
         if blueprint.privilege == Privilege::Root {
             for (name, major, minor) in DEVICES {
                 let device = rustix::fs::makedev(major, minor);
-                mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
+                mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
                     .while_(doing)?;
             }
         }
         for (name, host) in &blueprint.devices {
-            empty_file(dev.as_fd(), name).while_(doing)?;
+            empty_file(dev, name).while_(doing)?;
             self.mount_on(host.as_fd(), format!("/dev/{name}").as_bytes(), Kind::File)?;
         }
         let links = [
@@ -169,40 +171,40 @@ impl Interior<'_> {
             ("ptmx", "pts/ptmx"),
         ];
         for (name, to) in links {
-            symlinkat(to, &dev, name).while_(doing)?;
+            symlinkat(to, dev, name).while_(doing)?;
         }
         for name in ["pts", "shm"] {
-            mkdirat(&dev, name, Mode::from_raw_mode(0o755)).while_(doing)?;
+            mkdirat(dev, name, Mode::from_raw_mode(0o755)).while_(doing)?;
         }
         let pts = devpts(blueprint.tty_group).while_(|| "mount /dev/pts".into())?;
-        self.mount_on(pts.as_fd(), b"/dev/pts", Kind::Directory)?;
+        self.mount_on(pts, b"/dev/pts", Kind::Directory)?;
         let shm = scratch.part("shm").while_(doing)?;
-        set_attributes(shm.as_fd(), attributes::NO_EXEC, 0, Reach::Single).while_(doing)?;
-        self.mount_on(shm.as_fd(), b"/dev/shm", Kind::Directory)
+        set_attributes(shm, attributes::NO_EXEC, 0, Reach::Single).while_(doing)?;
+        self.mount_on(shm, b"/dev/shm", Kind::Directory)
     }
 
     /// /proc of the cell's own processes, read-only as a whole: sysctls, core_pattern, sysrq and the rest are out of
     /// reach even for a process that should become root by some hole.
     fn processes(&self) -> Result<()> {
         let doing = || "mount /proc".to_owned();
-        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).while_(doing)?;
-        fsconfig_create(&context).while_(doing)?;
+        let context = leak(fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).while_(doing)?);
+        fsconfig_create(context).while_(doing)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        let proc = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).while_(doing)?;
-        self.mount_on(proc.as_fd(), b"/proc", Kind::Directory)?;
+        let proc = leak(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).while_(doing)?);
+        self.mount_on(proc, b"/proc", Kind::Directory)?;
         let null = self.target(b"/dev/null", Kind::File)?;
         for path in MASKED {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let target = match openat2(self.root, path, flags, Mode::empty(), BELOW) {
-                Ok(target) => target,
+                Ok(target) => leak(target),
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(Unbuilt { doing: format!("cover '/{path}'"), errno }),
             };
-            let empty = copy(null.as_fd(), Below::Left).while_(doing)?;
-            attach_to(empty.as_fd(), target.as_fd()).while_(|| format!("cover '/{path}'"))?;
+            let empty = leak(copy(null, Below::Left).while_(doing)?);
+            attach_to(empty, target).while_(|| format!("cover '/{path}'"))?;
         }
         Ok(())
     }
@@ -212,17 +214,17 @@ impl Interior<'_> {
         let doing = || format!("mount the home '{}'", printable(&blueprint.home_path));
         if let Some(parent) = &blueprint.covered {
             let leaf = blueprint.home_path.get(parent.len().saturating_add(1)..).unwrap_or_default();
-            mkdirat(&scratch.tmpfs, [b"home/", leaf].concat(), Mode::from_raw_mode(0o755)).while_(doing)?;
+            mkdirat(scratch.tmpfs, [b"home/", leaf].concat(), Mode::from_raw_mode(0o755)).while_(doing)?;
             let cover = scratch.part("home").while_(doing)?;
-            set_attributes(cover.as_fd(), attributes::READ_ONLY | attributes::NO_DEV, 0, Reach::Single)
+            set_attributes(cover, attributes::READ_ONLY | attributes::NO_DEV, 0, Reach::Single)
                 .while_(doing)?;
-            self.mount_on(cover.as_fd(), parent, Kind::Directory)?;
+            self.mount_on(cover, parent, Kind::Directory)?;
         }
         match &blueprint.home {
             Some(home) => self.mount_on(home.as_fd(), &blueprint.home_path, Kind::Directory)?,
             None => {
-                mkdirat(&scratch.tmpfs, "run/home", Mode::from_raw_mode(0o700)).while_(doing)?;
-                give(&scratch.tmpfs, "run/home", blueprint).while_(doing)?;
+                mkdirat(scratch.tmpfs, "run/home", Mode::from_raw_mode(0o700)).while_(doing)?;
+                give(scratch.tmpfs, "run/home", blueprint).while_(doing)?;
             }
         }
         Ok(())
@@ -239,7 +241,7 @@ impl Interior<'_> {
         };
         let name = target.rsplit('/').next().unwrap_or(target);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat2(&scratch.tmpfs, name, flags, Mode::from_raw_mode(0o644), BELOW).while_(doing)?;
+        let file = openat2(scratch.tmpfs, name, flags, Mode::from_raw_mode(0o644), BELOW).while_(doing)?;
         write_all(&file, content).while_(doing)?;
         let tree = copy(file.as_fd(), Below::Left).while_(doing)?;
         set_attributes(tree.as_fd(), attributes::READ_ONLY, 0, Reach::Single).while_(doing)?;
@@ -249,14 +251,14 @@ impl Interior<'_> {
 
 /// The tmpfs whose directories appear at several places.
 struct Scratch {
-    tmpfs: OwnedFd,
+    tmpfs: BorrowedFd<'static>,
 }
 
 impl Scratch {
-    fn part(&self, name: &str) -> std::result::Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let part = openat2(&self.tmpfs, name, flags, Mode::empty(), BELOW)?;
-        copy(part.as_fd(), Below::Left)
+    /// Names of our own on a file system of our own: nothing here can be a link.
+    fn part(&self, name: &str) -> std::result::Result<BorrowedFd<'static>, Errno> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(self.tmpfs, name, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW).map(leak)
     }
 }
 
@@ -273,7 +275,7 @@ fn attach_to(what: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Resul
     move_mount(what, "", target, "", flags)
 }
 
-fn give(tmpfs: &OwnedFd, name: &str, blueprint: &Blueprint) -> std::result::Result<(), Errno> {
+fn give(tmpfs: BorrowedFd<'_>, name: &str, blueprint: &Blueprint) -> std::result::Result<(), Errno> {
     if blueprint.privilege == Privilege::UserNamespace {
         // All files are the caller's already.
         return Ok(());
@@ -282,26 +284,28 @@ fn give(tmpfs: &OwnedFd, name: &str, blueprint: &Blueprint) -> std::result::Resu
     chownat(tmpfs, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn tmpfs(size: &str, inodes: &str, extra: MountAttrFlags) -> std::result::Result<OwnedFd, Errno> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "size", size)?;
-    fsconfig_set_string(&context, "nr_inodes", inodes)?;
-    fsconfig_set_string(&context, "mode", "0755")?;
-    fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | extra)
+fn tmpfs(size: &str, inodes: &str, extra: MountAttrFlags) -> std::result::Result<BorrowedFd<'static>, Errno> {
+    let context = leak(fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?);
+    fsconfig_set_string(context, "size", size)?;
+    fsconfig_set_string(context, "nr_inodes", inodes)?;
+    fsconfig_set_string(context, "mode", "0755")?;
+    fsconfig_create(context)?;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | extra).map(leak)
 }
 
-fn devpts(tty_group: Option<u32>) -> std::result::Result<OwnedFd, Errno> {
-    let context = fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_flag(&context, "newinstance")?;
-    fsconfig_set_string(&context, "ptmxmode", "0666")?;
-    fsconfig_set_string(&context, "mode", "0620")?;
+fn devpts(tty_group: Option<u32>) -> std::result::Result<BorrowedFd<'static>, Errno> {
+    let context = leak(fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?);
+    fsconfig_set_flag(context, "newinstance")?;
+    fsconfig_set_string(context, "ptmxmode", "0666")?;
+    fsconfig_set_string(context, "mode", "0620")?;
+    // The kernel's own bound is one for all instances together.
+    fsconfig_set_string(context, "max", "256")?;
     if let Some(group) = tty_group {
-        fsconfig_set_string(&context, "gid", group.to_string())?;
+        fsconfig_set_string(context, "gid", group.to_string())?;
     }
-    fsconfig_create(&context)?;
+    fsconfig_create(context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map(leak)
 }
 
 /// A file to mount a device or a terminal on.
