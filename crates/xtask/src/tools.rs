@@ -14,5 +14,9 @@ pub(crate) struct Tool {
 
 /// Every program with a page of its own.
 pub(crate) fn all() -> Vec<Tool> {
-    vec![Tool { name: "jail-user", section: "8", command: jail_user::cli::command() }]
+    vec![
+        Tool { name: "jail-init", section: "8", command: jail_init::init::command() },
+        Tool { name: "jail-user", section: "8", command: jail_user::cli::command() },
+        Tool { name: "jail-run", section: "1", command: jail_run::cli::command() },
+    ]
 }
