@@ -29,6 +29,17 @@ fn a_rpath_of_the_program_serves_the_dependency_of_a_dependency() {
 }
 
 #[test]
+fn a2_rpath_of_a_library_in_between_is_inherited_too() {
+    let b = Bench::new();
+    b.lib("deep/libinnermost.so", &[], &[]);
+    b.lib("lib/libinner.so", &["deep/libinnermost.so"], &[]);
+    let both = format!("{}:{}", b.text("lib"), b.text("deep"));
+    b.lib("lib/libouter.so", &["lib/libinner.so"], &[OLD_TAGS, &rpath(&both)]);
+    let program = b.program("bin/a", &["lib/libouter.so"], &[NEW_TAGS, &rpath(&b.text("lib"))]);
+    starts_in_a_jail_made_from_the_answer(&program);
+}
+
+#[test]
 fn b_runpath_is_not_inherited() {
     let b = Bench::new();
     b.lib("lib/libinner.so", &[], &[]);
