@@ -18,7 +18,7 @@ use jail_provision::text;
 use serde_json::{Value, json};
 
 use crate::progress::Line;
-use crate::say;
+use crate::{remove, say};
 
 const EXAMPLE: &str = "\
 Example:
@@ -65,6 +65,12 @@ pub struct Cli {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    /// Remove the jail and what is known of it; refused while accounts or processes use it
+    #[arg(long, conflicts_with_all = ["sections", "explain"])]
+    remove: bool,
+    /// The jail was moved here from this directory: take over its manifest
+    #[arg(long, value_name = "DIR", conflicts_with = "remove")]
+    moved_from: Option<PathBuf>,
     /// Say why a path is in the jail
     #[arg(long, value_name = "PATH")]
     explain: Option<PathBuf>,
@@ -92,6 +98,12 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     if let Some(path) = &cli.explain {
         return explain(&jail, path);
     }
+    if cli.remove {
+        return remove::remove(&jail, cli.dry_run);
+    }
+    if let Some(old) = &cli.moved_from {
+        remove::take_over(&jail, old)?;
+    }
     let request = Request {
         sections: std::mem::take(&mut cli.sections),
         options: Options { hard_links: cli.hardlink, devices: cli.devices },
@@ -109,8 +121,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     let outlook = if cli.dry_run {
         provision::look(&request, &state, &host)?
     } else {
-        let mut waiting =
-            |holder: &str| say::note(&format!("jail-init: waiting for {holder}, which works on this jail"));
+        let mut waiting = |holder: &str| say::waiting("jail-init", holder);
         let mut watcher = Watcher { progress: &mut line, waiting: &mut waiting };
         provision::run(&request, &state, &host, &mut watcher)?
     };
@@ -118,7 +129,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     if cli.json {
         say::out(&format!("{:#}\n", as_json(&outlook, cli.dry_run)));
     } else {
-        say::out(&report(&outlook, &line, &cli));
+        say::out(&report(&outlook, &line, cli.dry_run));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -156,6 +167,22 @@ fn require_sections(jail: &Path, state: &dyn Fn(&Path) -> State) -> Result<()> {
     }
     Err(Error::usage(format!("which sections shall {} have?", text::quote(jail)))
         .hint("'jail-init -l' lists them; basicshell is a good start"))
+}
+
+/// For tools that work only on a jail that is there already.
+pub(crate) fn require_manifest(jail: &Path, state: &dyn Fn(&Path) -> State) -> Result<()> {
+    let Found::Jail(root) = JailRoot::find(jail)? else {
+        return Err(Error::failed(format!("there is no jail {}", text::quote(jail)))
+            .hint("'jail-init -j JAIL SECTION…' makes one"));
+    };
+    if state(root.path()).manifest()?.is_none() {
+        return Err(Error::failed(format!(
+            "{} has no manifest, so it is no jail of ours",
+            text::quote(jail)
+        ))
+        .hint("'jail-init -j JAIL SECTION…' makes one of it, and leaves alone what is in it"));
+    }
+    Ok(())
 }
 
 fn list(profiles: &Profiles, json: bool) -> Result<ExitCode> {
@@ -230,9 +257,19 @@ fn explain_where_it_leads(root: &JailRoot, manifest: &Manifest, path: &Path) -> 
     Some(format!("{} = {}", text::encode(path), manifest.explain(&real)?))
 }
 
-fn report(outlook: &Outlook, line: &Line, cli: &Cli) -> String {
+fn report(outlook: &Outlook, line: &Line, dry_run: bool) -> String {
+    let mut out = changes(outlook, line, dry_run);
+    if !outlook.unchanged {
+        out.push_str(&entry_words(&outlook.entry, outlook));
+        out.push_str(&next_words(&outlook.jail));
+    }
+    out
+}
+
+/// What a run did or would do to a jail.
+pub(crate) fn changes(outlook: &Outlook, line: &Line, dry_run: bool) -> String {
     let mut out = String::new();
-    if cli.dry_run {
+    if dry_run {
         for step in &outlook.plan.steps {
             writeln!(out, "{}", describe(step)).unwrap_or_default();
         }
@@ -243,28 +280,28 @@ fn report(outlook: &Outlook, line: &Line, cli: &Cli) -> String {
     for note in &outlook.notes {
         writeln!(out, "note: {note}").unwrap_or_default();
     }
-    out.push_str(&summary(outlook, line, cli));
-    if !outlook.unchanged {
-        out.push_str(&entry_words(&outlook.entry, outlook));
-        out.push_str(&next_words(&outlook.jail));
-    }
+    out.push_str(&summary(outlook, line, dry_run));
     out
 }
 
-fn summary(outlook: &Outlook, line: &Line, cli: &Cli) -> String {
+fn summary(outlook: &Outlook, line: &Line, dry_run: bool) -> String {
     let jail = text::encode(&outlook.jail);
     let sections = outlook.sections.join(", ");
     let steps = outlook.plan.steps.len();
     if steps == 0 {
         return format!("{jail} is up to date (sections: {sections}).\n");
     }
-    if cli.dry_run {
+    if dry_run {
         return format!("{jail}: {steps} steps would be done (sections: {sections}).\n");
     }
-    let removed = outlook.plan.steps.iter().filter(|s| s.cause == Cause::Unwanted).count();
+    let removed = removed_steps(outlook);
     let removed = if removed > 0 { format!(", {removed} removed") } else { String::new() };
-    let made = say::count(line.files, "entry").replace("entrys", "entries");
+    let made = say::count(line.files - removed_steps(outlook), "path");
     format!("{jail}: {made} made or renewed{removed}, {} (sections: {sections}).\n", say::size(line.bytes))
+}
+
+fn removed_steps(outlook: &Outlook) -> usize {
+    outlook.plan.steps.iter().filter(|step| step.cause == Cause::Unwanted).count()
 }
 
 /// One step, for a person.
@@ -342,7 +379,7 @@ fn next_words(jail: &Path) -> String {
     }
 }
 
-fn as_json(outlook: &Outlook, dry_run: bool) -> Value {
+pub(crate) fn as_json(outlook: &Outlook, dry_run: bool) -> Value {
     let steps: Vec<Value> = outlook
         .plan
         .steps

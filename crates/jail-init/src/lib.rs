@@ -5,8 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod cp;
 pub mod init;
+pub mod list;
 mod progress;
+mod remove;
 mod say;
+pub mod update;
 
 pub use say::finish;

@@ -55,11 +55,7 @@ impl Progress for Line {
         self.spoke = Some(now);
         let millis = now.duration_since(self.began).as_millis().max(1);
         let rate = u64::try_from(u128::from(self.bytes) * 1000 / millis).unwrap_or(u64::MAX);
-        let (files, bytes, rate) = (
-            say::count(self.files, "entry").replace("entrys", "entries"),
-            say::size(self.bytes),
-            say::size(rate),
-        );
+        let (files, bytes, rate) = (say::count(self.files, "step"), say::size(self.bytes), say::size(rate));
         write!(std::io::stderr().lock(), "\r\x1b[K{files}, {bytes}, {rate}/s").unwrap_or_default();
     }
 }

@@ -32,6 +32,11 @@ pub(crate) fn start() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 }
 
+/// Another run works on the jail; we wait for it.
+pub(crate) fn waiting(tool: &str, holder: &str) {
+    note(&format!("{tool}: waiting for {holder}, which works on this jail"));
+}
+
 /// `1 file`, `12,345 files`.
 pub(crate) fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };

@@ -436,7 +436,10 @@ impl JailRoot {
     /// # Errors
     /// The file system could not write it.
     pub fn sync(&self) -> Result<()> {
-        retry(|| fs::syncfs(&self.fd)).map_err(|e| Error::io("write to disk", &self.path, e))
+        // The jail's own descriptor is O_PATH, which syncfs refuses.
+        let io = |e: io::Error| Error::io("write to disk", &self.path, e);
+        let fd = self.open_inside(Path::new("/"), OFlags::RDONLY | OFlags::DIRECTORY).map_err(io)?;
+        retry(|| fs::syncfs(&fd)).map_err(|e| io(e.into()))
     }
 
     /// The directory that holds a path, and the path's last name.

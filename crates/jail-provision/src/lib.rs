@@ -10,12 +10,14 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod apply;
+pub mod check;
 pub mod digest;
 pub mod elf;
 pub mod entry;
 pub mod error;
 pub mod glob;
 pub mod host;
+pub mod inventory;
 pub mod jailroot;
 pub mod ldcache;
 mod loader_cache;

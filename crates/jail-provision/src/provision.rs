@@ -120,6 +120,10 @@ pub fn run(
     let now = state.manifest()?.unwrap_or_else(|| Manifest::new(&path));
     let outlook =
         if now == old { outlook } else { prepare(request, &path, &state, &now, Some(&jail), host)? };
+    if outlook.unchanged {
+        // While we waited, the other run did what we came for.
+        return Ok(outlook);
+    }
     carry_out(outlook, &now, &jail, &state, request.durable, watcher, &lock)
 }
 

@@ -339,6 +339,12 @@ impl Grower<'_> {
                 let path = dir.join(&name);
                 let stat = self.host.lstat(&path).map_err(|e| Error::io("read", &path, e))?;
                 match stat.kind {
+                    Kind::Directory | Kind::File if !self.anyone_may_read(&stat) => {
+                        self.tree.notes.push(format!(
+                            "left out {}: not everyone may read it on the host, so it comes only if named itself",
+                            text::quote(&path)
+                        ));
+                    }
                     Kind::Directory => {
                         self.add_directory(&path, &stat, inside.clone());
                         todo.push((path, depth + 1));
@@ -365,6 +371,7 @@ impl Grower<'_> {
     /// A link met in a tree; answers the directory it leads to, if that is to be walked too.
     fn link_in_tree(&mut self, path: &Path, inside: &Why) -> Result<Option<PathBuf>> {
         match self.host.walk(path) {
+            Ok(walk) if !self.anyone_may_read(&walk.stat) => self.add_link(path, inside).map(|()| None),
             Ok(walk) if walk.stat.is_file() => {
                 let placed = self.place(path, inside).map_err(|e| Error::io("read", path, e))?;
                 self.queue.push_back((placed.real, Need::May));
@@ -382,6 +389,12 @@ impl Grower<'_> {
             // Dangling, a loop, or to a device: kept as it is on the host.
             _ => self.add_link(path, inside).map(|()| None),
         }
+    }
+
+    /// Host keys and the like lie in trees that sections name; a jail is no place for them unless somebody says so.
+    fn anyone_may_read(&self, stat: &Stat) -> bool {
+        let bits = if stat.is_dir() { 0o005 } else { 0o004 };
+        stat.mode & bits == bits || (self.owner.uid != 0 && stat.uid == self.owner.uid)
     }
 
     fn add_link(&mut self, path: &Path, why: &Why) -> Result<()> {

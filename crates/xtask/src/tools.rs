@@ -14,9 +14,14 @@ pub(crate) struct Tool {
 
 /// Every program with a page of its own.
 pub(crate) fn all() -> Vec<Tool> {
+    let admin = |name, command| Tool { name, section: "8", command };
     vec![
-        Tool { name: "jail-init", section: "8", command: jail_init::init::command() },
-        Tool { name: "jail-user", section: "8", command: jail_user::cli::command() },
+        admin("jail-check", jail_init::check::command()),
+        admin("jail-cp", jail_init::cp::command()),
+        admin("jail-init", jail_init::init::command()),
+        admin("jail-list", jail_init::list::command()),
+        admin("jail-update", jail_init::update::command()),
+        admin("jail-user", jail_user::cli::command()),
         Tool { name: "jail-run", section: "1", command: jail_run::cli::command() },
     ]
 }
