@@ -175,6 +175,8 @@ fn a_full_disk_in_the_jail(scratch: &Scratch) -> Done {
     Run::sh(&format!("mount -o remount,size=40m {small}")).run().ok();
     jail_user_in(&jail, &["-m", &user.name]).ok();
     assert_eq!(picture(&jail.join(format!("home/{}", user.name))), before);
+    jail_user().args(["--release", &user.name]).run().ok();
+    Run::new("umount").arg(&small).run().ok();
     Ok(())
 }
 

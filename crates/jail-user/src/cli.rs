@@ -8,22 +8,18 @@ use clap::{ArgGroup, CommandFactory, Parser};
 /// Puts accounts into jails and takes them out again.
 #[derive(Debug, Parser)]
 #[command(name = "jail-user", version, max_term_width = 100, after_help = EXAMPLES)]
-#[command(group(ArgGroup::new("what").args(["release", "move_to", "remove"])))]
+#[command(group(ArgGroup::new("what").args(["release", "move_to"])))]
 pub struct Cli {
     /// The jail (with --release: found from the account if left out)
     #[arg(short, long, value_name = "JAIL")]
     pub jail: Option<PathBuf>,
 
     /// Move the home into the jail; without it a new one is made from /etc/skel
-    #[arg(short, long = "move", conflicts_with_all = ["bind_home", "what"])]
+    #[arg(short, long = "move", conflicts_with = "what")]
     pub move_home: bool,
 
-    /// Leave the home where it is and let the cell mount it
-    #[arg(long, conflicts_with = "what")]
-    pub bind_home: bool,
-
     /// The shell in the jail; else the account's own if the jail has it, else bash
-    #[arg(short, long, value_name = "PATH", conflicts_with = "what")]
+    #[arg(short, long, value_name = "PATH", conflicts_with = "release")]
     pub shell: Option<PathBuf>,
 
     /// Accepted for jailkit's sake: we never ask
@@ -50,21 +46,9 @@ pub struct Cli {
     #[arg(short, long)]
     pub release: bool,
 
-    /// Move accounts from their jail to another one
+    /// Move accounts, homes and all, from their jail to another one
     #[arg(long, value_name = "JAIL")]
     pub move_to: Option<PathBuf>,
-
-    /// Remove accounts altogether: their home and lines in the jail, and the host's account
-    #[arg(long)]
-    pub remove: bool,
-
-    /// Make the account first, with the host's useradd
-    #[arg(long, conflicts_with = "what")]
-    pub create: bool,
-
-    /// With --create: a public key file to let in
-    #[arg(long, value_name = "FILE", requires = "create")]
-    pub key: Option<PathBuf>,
 
     /// Also the accounts that a file names, one a line (- for standard input)
     #[arg(long, value_name = "FILE")]

@@ -173,7 +173,7 @@ fn find<'a>(scene: &'a Scene<'_>, user: &OsStr) -> Result<&'a passwd::Entry<'a>,
                 scene.host.login_shell.display()
             ))
         } else {
-            Trouble::failed(format!("there is no user {}", quoted(user))).hint("make the account first (useradd), or use --create")
+            Trouble::failed(format!("there is no user {}", quoted(user))).hint("make the account first (useradd)")
         }
     })
 }
@@ -305,7 +305,7 @@ fn check_movable(
     home::check_own(&place, &found, entry.uid)?;
     if place.is_mount_point()? || scene.mounts.iter().any(|mount| mount.starts_with(place.path())) {
         return Err(Trouble::failed(format!("the home {shown} of {who} is a mount point or has one in it"))
-            .hint("unmount it first, or use --bind-home to leave it where it is"));
+            .hint("unmount it first, or leave out -m for a new home in the jail"));
     }
     let others = scene.view.living_at(outer).iter().copied().chain(scene.view.living_below(outer));
     if let Some(other) = others.into_iter().find(|other| *other != entry.name) {

@@ -2,7 +2,6 @@
 //!
 //! It is written before anything is done, so that the next run can finish or undo what a killed one left.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -134,9 +133,9 @@ impl Records {
         }
     }
 
-    /// Which jail has a record of which account, over all jails.
-    pub fn jails_of_accounts(state: &Path) -> Result<HashMap<Vec<u8>, PathBuf>, Trouble> {
-        let mut found = HashMap::new();
+    /// The records of all jails, each with its jail.
+    pub fn accounts_of_all(state: &Path) -> Result<Vec<(Record, PathBuf)>, Trouble> {
+        let mut found = Vec::new();
         let listing = match std::fs::read_dir(state) {
             Ok(listing) => listing,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
@@ -147,7 +146,7 @@ impl Records {
             let Ok(open) = rustix::fs::open(entry.path(), dir::DIRECTORY, Mode::empty()) else { continue };
             if let Some(on_disk) = parse(open.as_fd(), &entry.path())? {
                 let jail = on_disk.jail.as_path().to_owned();
-                found.extend(on_disk.accounts.into_iter().map(|record| (record.user.0, jail.clone())));
+                found.extend(on_disk.accounts.into_iter().map(|record| (record, jail.clone())));
             }
         }
         Ok(found)

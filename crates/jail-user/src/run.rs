@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::jail::Jail;
 use crate::manager::{Services, Systemctl};
 use crate::plan::{HomeChoice, Wish};
-use crate::record::Records;
+use crate::record::{Home, Records};
 use crate::report::{self, Outcome};
 use crate::session::{Session, plan_all};
 use crate::sshd;
@@ -73,14 +73,13 @@ fn outcomes(cli: &Cli, host: &Host, services: Option<&dyn Services>) -> Result<V
     if cli.release {
         return release(cli, host, services, &users);
     }
+    if let Some(to) = &cli.move_to {
+        return move_to(cli, host, services, &users, to);
+    }
     let jail =
         cli.jail.as_ref().ok_or_else(|| Trouble::usage("no jail is named").hint("say which with -j JAIL"))?;
     let wish = Wish {
-        home: match (cli.move_home, cli.bind_home) {
-            (true, _) => HomeChoice::Move,
-            (_, true) => HomeChoice::Bind,
-            _ => HomeChoice::Make,
-        },
+        home: if cli.move_home { HomeChoice::Move } else { HomeChoice::Make },
         shell: cli.shell.clone(),
         force: cli.force,
     };
@@ -179,6 +178,53 @@ fn release(
     Ok(outcomes)
 }
 
+/// Out of one jail and into another. An account that cannot go into the new one is released all the same, and said so.
+fn move_to(
+    cli: &Cli,
+    host: &Host,
+    services: Option<&dyn Services>,
+    users: &[OsString],
+    to: &Path,
+) -> Result<Vec<Outcome>, Trouble> {
+    if cli.dry_run {
+        return Err(Trouble::usage("--move-to has no dry run").hint("try --release --dry-run"));
+    }
+    // The new jail is looked at first: a bad one must not cost anybody his place in the old one.
+    Jail::open(to)?;
+    let mut outcomes = Vec::new();
+    let recorded = Records::accounts_of_all(&host.state)?;
+    let (going, staying): (Vec<OsString>, Vec<OsString>) = users.iter().cloned().partition(|user| {
+        recorded
+            .iter()
+            .any(|(record, _)| record.user.0 == user.as_bytes() && matches!(record.home, Home::Moved { .. }))
+    });
+    for user in &staying {
+        let trouble =
+            Trouble::failed(format!("{} was not put into its jail with its home (-m)", quoted(user)))
+                .hint("--release it, move what it needs by hand, and jail it anew");
+        outcomes.push(Outcome::failed(user, to, trouble));
+    }
+    if going.is_empty() {
+        return Ok(outcomes);
+    }
+    let released = release(cli, host, services, &going)?;
+    let (failed, out): (Vec<Outcome>, Vec<Outcome>) =
+        released.into_iter().partition(|done| done.error.is_some());
+    outcomes.extend(failed);
+    let out: Vec<OsString> = out.iter().map(|done| done.user.as_os_str().to_owned()).collect();
+    let wish = Wish { home: HomeChoice::Move, shell: cli.shell.clone(), force: cli.force };
+    let (mut session, notes) = Session::open(host, services, to, &out)?;
+    notes.iter().for_each(|note| eprintln!("jail-user: {note}"));
+    outcomes.extend(session.add(&out, &wish).into_iter().map(|mut done| {
+        if done.error.is_some() {
+            done.changed = true;
+            done.warnings.push(format!("{} is in no jail now", quoted(done.user.as_os_str())));
+        }
+        done
+    }));
+    Ok(outcomes)
+}
+
 fn dry_release(host: &Host, jail: &Path, users: &[OsString]) -> Result<Vec<Outcome>, Trouble> {
     let name = convention::jail_name(jail.as_os_str().as_bytes());
     let records = Records::read(&host.state, jail, &name)?;
@@ -208,7 +254,10 @@ fn by_jail(
     }
     let files = Files::read(host)?;
     let view = View::new(&files.passwd.bytes, &files.group.bytes);
-    let recorded = Records::jails_of_accounts(&host.state)?;
+    let recorded: std::collections::HashMap<Vec<u8>, PathBuf> = Records::accounts_of_all(&host.state)?
+        .into_iter()
+        .map(|(record, jail)| (record.user.0, jail))
+        .collect();
     for user in users {
         let by_record = recorded.get(user.as_bytes()).cloned();
         let by_home = || {
