@@ -5,10 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 
 use jailwright_tests::command::have;
-use jailwright_tests::{Done, Pty, Run, Scratch, User};
+use jailwright_tests::{Done, Pty, Run, Scratch, User, skip};
 
 use crate::services::{self, Services};
-use crate::table::{self, Status, Task};
+use crate::table::{self, Lacks, Status, Task};
 
 /// The test of one section.
 pub(crate) fn run(host: &Scratch, name: &str) -> Done {
@@ -25,6 +25,9 @@ pub(crate) fn run(host: &Scratch, name: &str) -> Done {
             "    {} tasks of {name} left out: their servers need openssl, git and python3",
             before - tasks.len()
         );
+    }
+    if let Some(lacks) = table::section(&name).lacks() {
+        return refused_by_name(host, &name, &lacks);
     }
     let section = Section { host, name, user: host.plain_user(), services };
     let mut jails = BTreeMap::new();
@@ -43,6 +46,19 @@ pub(crate) fn run(host: &Scratch, name: &str) -> Done {
         failures.join("\n")
     );
     Ok(())
+}
+
+/// On a host without the section's program, jail-init says which Debian package has it.
+fn refused_by_name(host: &Scratch, name: &str, lacks: &Lacks) -> Done {
+    let jail = format!("/srv/programs/{name}");
+    let done = host.product().command("jail-init").args(["-j", &jail, name]).run();
+    let said = done.errors();
+    assert_ne!(done.status, 0, "a jail without {}", lacks.program);
+    assert!(said.contains(&lacks.program), "{said}");
+    if let Some(package) = &lacks.package {
+        assert!(said.contains(package.as_str()), "no word of package {package}: {said}");
+    }
+    skip(format!("this host lacks {}: jail-init said so", lacks.program))
 }
 
 struct Section<'s> {

@@ -51,6 +51,7 @@ impl Services {
         .run()
         .ok();
         trust_a_new_authority();
+        prepare_host();
         let (cert, key) = ("/srv/tls/localhost.pem", "/srv/tls/localhost.key");
         let serve = |args: &[&str]| {
             let mut server = Run::new("python3").args(["-c", SERVER]).args(args).dir(dir).background();
@@ -64,6 +65,16 @@ impl Services {
         let (https, second) = serve(&[cert, key]);
         Services { http, https, dns: name_server(), _servers: vec![first, second] }
     }
+}
+
+/// What an administrator has set up before he makes a jail for these programs.
+fn prepare_host() {
+    Run::sh(
+        "mkdir -p /etc/jailkit; printf '[DEFAULT]\\npaths = /usr/bin\\nexecutables = /usr/bin/id\\n' >/etc/jailkit/jk_lsh.ini; \
+         echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range",
+    )
+    .run()
+    .ok();
 }
 
 /// An authority of our own joins those of the host, as a company's does; it signs a certificate for localhost.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use jailwright_tests::command::have;
 use jailwright_tests::{Done, Test, product, test};
 use serde::Deserialize;
 
@@ -45,6 +46,11 @@ pub(crate) enum Status {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Section {
     #[serde(default)]
+    include: Vec<String>,
+    package: Option<String>,
+    #[serde(default)]
+    hints: BTreeMap<String, String>,
+    #[serde(default)]
     commands: Vec<String>,
     #[serde(default)]
     paths: Vec<String>,
@@ -59,7 +65,23 @@ impl Task {
     }
 }
 
+/// A program that this host has not, and the Debian package that has it.
+pub(crate) struct Lacks {
+    pub(crate) program: String,
+    pub(crate) package: Option<String>,
+}
+
 impl Section {
+    /// The first program of it, or of what it includes, that this host has not.
+    pub(crate) fn lacks(&self) -> Option<Lacks> {
+        let included = self.include.iter().find_map(|name| section(name).lacks());
+        included.or_else(|| {
+            let program = self.commands.iter().find(|program| !have(program))?.clone();
+            let package = self.hints.get(&program).or(self.package.as_ref()).cloned();
+            Some(Lacks { program, package })
+        })
+    }
+
     /// Programs a user of the section may call: its commands, and what it takes from the directories of programs.
     fn programs(&self) -> BTreeSet<String> {
         let named = self.commands.iter().cloned();
