@@ -91,6 +91,8 @@ pub struct Admission {
     pub policy: Policy,
     /// The shell inside.
     pub shell: Vec<u8>,
+    /// Paths of the jail that have to be seen even below a directory that the cell brings itself, such as /tmp.
+    pub brought: Vec<Vec<u8>>,
     /// `None`: the jail's own are seen.
     pub account_files: Option<AccountFiles>,
     /// The gid that terminals belong to, if the host has a group `tty`.
@@ -225,7 +227,18 @@ fn admit(
     };
     let shell = shell_of(&jail, &account, &policy)?;
     let tty_group = group::by_name(groups, b"tty").map(|entry| entry.gid);
-    Ok(Admission { account, jail, home, home_source, policy, shell, account_files: None, tty_group, notes })
+    Ok(Admission {
+        account,
+        jail,
+        home,
+        home_source,
+        policy,
+        shell,
+        brought: Vec::new(),
+        account_files: None,
+        tty_group,
+        notes,
+    })
 }
 
 /// Two names of one uid must lead to the same cell, or the caller could choose by setting USER.

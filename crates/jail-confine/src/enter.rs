@@ -194,7 +194,8 @@ fn find_cell(
     let policy = &admission.policy;
     if entry.privilege == Privilege::UserNamespace {
         let mut groups = Groups::none_without_root(policy, notes)?;
-        let cell = Cell::for_one_login(Blueprint::draw(admission, entry.privilege)?, &mut groups)?;
+        let cell =
+            Cell::for_one_login(Blueprint::draw(admission, start_of(entry), entry.privilege)?, &mut groups)?;
         return Ok((cell, groups, None));
     }
     let run = registry::open_run()?;
@@ -203,16 +204,24 @@ fn find_cell(
         Sharing::Private => {
             let name = format!("login-{}", std::process::id());
             let mut groups = Groups::prepare(policy, uid, &name, &run, notes)?;
-            let cell = Cell::for_one_login(Blueprint::draw(admission, entry.privilege)?, &mut groups)?;
+            let cell = Cell::for_one_login(
+                Blueprint::draw(admission, start_of(entry), entry.privilege)?,
+                &mut groups,
+            )?;
             Ok((cell, groups, None))
         }
         Sharing::Shared => {
             let mut groups = Groups::prepare(policy, uid, &admission.jail.name, &run, notes)?;
-            let draw = || Blueprint::draw(admission, entry.privilege);
+            let draw = || Blueprint::draw(admission, start_of(entry), entry.privilege);
             let (cell, lock) = registry::find_or_create(admission, &run, &mut groups, draw)?;
             Ok((cell, groups, Some(lock)))
         }
     }
+}
+
+/// Only jail-run starts in a directory that may have to be made; a login's home is there or it is refused.
+fn start_of<'a>(entry: &'a Entry<'_>) -> Option<&'a [u8]> {
+    (entry.report == Report::Tool).then_some(entry.directory.as_slice())
 }
 
 /// The first terminal of a new cell always gets this name, so the environment can be laid out in advance.

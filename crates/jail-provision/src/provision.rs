@@ -28,6 +28,8 @@ pub struct Request {
     pub sections: Vec<String>,
     /// Paths of the host to add, as `jail-cp` does.
     pub wishes: Vec<PathBuf>,
+    /// Empty directories to add.
+    pub directories: Vec<PathBuf>,
     /// Options to add to those that the jail has.
     pub options: Options,
     /// Overwrite what was changed in the jail or was never ours.
@@ -46,6 +48,7 @@ impl Request {
             jail: jail.to_path_buf(),
             sections: Vec::new(),
             wishes: Vec::new(),
+            directories: Vec::new(),
             options: Options::default(),
             force: false,
             profiles: Profiles::standard(),
@@ -159,7 +162,8 @@ fn prepare(
         hard_links: request.options.hard_links || old.options.hard_links,
         devices: request.options.devices || old.options.devices,
     };
-    let wanted = Wanted::new(&request.profiles.resolve(&sections)?, &wishes, options);
+    let wanted = Wanted::new(&request.profiles.resolve(&sections)?, &wishes, options)
+        .with_directories(&request.directories);
     let identity = jail.map(JailRoot::identity).transpose()?;
     let mut manifest = Manifest {
         jail: PathText(path.to_path_buf()),

@@ -32,6 +32,9 @@ pub struct ThrowawayRequest<'a> {
     pub sections: &'a [String],
     /// Programs (or trees) of the host to bring in, absolute or relative to the working directory.
     pub with: &'a [PathBuf],
+    /// Directories to have, empty if nothing else is there: the caller's working directory, so that a command can start
+    /// in it by its own name.
+    pub directories: &'a [PathBuf],
     /// Where jails are kept, such as `~/.cache/jailwright` or `/var/cache/jailwright`; made if need be.
     pub cache_root: PathBuf,
     /// Where sections are looked for.
@@ -134,6 +137,7 @@ impl Kept {
         Request {
             sections: request.sections.to_vec(),
             wishes: with.to_vec(),
+            directories: request.directories.to_vec(),
             profiles: request.profiles.clone(),
             durable: false,
             ..Request::new(&self.dir.join(generation).join("root"))
@@ -193,6 +197,11 @@ fn key(request: &ThrowawayRequest<'_>, with: &[PathBuf]) -> String {
         bytes.extend_from_slice(path.as_os_str().as_bytes());
         bytes.push(0);
     }
+    for path in request.directories {
+        bytes.push(2);
+        bytes.extend_from_slice(path.as_os_str().as_bytes());
+        bytes.push(0);
+    }
     Digest::of(&bytes).to_string()[..20].to_owned()
 }
 
@@ -246,6 +255,7 @@ mod tests {
         let sections = ["shell".to_owned()];
         let with = [script.clone()];
         let request = ThrowawayRequest {
+            directories: &[],
             sections: &sections,
             with: &with,
             cache_root: dir.path().join("cache"),
@@ -279,6 +289,7 @@ mod tests {
         let sections = ["shell".to_owned()];
         let with = [script.clone()];
         let request = ThrowawayRequest {
+            directories: &[],
             sections: &sections,
             with: &with,
             cache_root: dir.path().join("cache"),

@@ -92,6 +92,19 @@ impl Wanted {
         wanted
     }
 
+    /// Adds empty directories. A path that is not UTF-8 is left out: nothing could name it in a section either.
+    #[must_use]
+    pub fn with_directories(mut self, directories: &[PathBuf]) -> Self {
+        for path in directories {
+            let Some(text) = path.to_str() else { continue };
+            let ask = Ask::Directory(Directory { path: text.to_owned(), mode: 0o755 });
+            let why = Why::Wish(PathText(path.clone()));
+            self.items.push(Item { ask, need: Need::Must, why, place: None, package: None });
+            self.asked = self.asked.map(|asked| Digest::of(format!("{asked} {text}").as_bytes()));
+        }
+        self
+    }
+
     fn add_section(&mut self, section: &Section, options: Options) {
         use Need::{May, Must};
         let mut add = |line: usize, need: Need, ask: Ask, package: Option<&str>| {

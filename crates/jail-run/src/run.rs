@@ -173,6 +173,7 @@ struct Place {
     jail: PathBuf,
     sections: Option<SectionEntry>,
     start: PathBuf,
+    brought: Vec<Vec<u8>>,
     /// Keeps a jail of the cache from being cleared away while it is in use.
     _kept: Option<ThrowawayJail>,
 }
@@ -183,15 +184,20 @@ impl Place {
             let jail = std::path::absolute(jail)
                 .or_refuse(What::Jail, || format!("find the jail '{}'", jail.display()))?;
             let start = cli.chdir.clone().unwrap_or_else(|| PathBuf::from(EMPTY_HOME));
-            return Ok(Self { jail, sections: None, start, _kept: None });
+            return Ok(Self { jail, sections: None, start, brought: Vec::new(), _kept: None });
         }
         let start = match &cli.chdir {
             Some(directory) => directory.clone(),
             None => std::env::current_dir().or_refuse(What::Call, || "find the working directory".into())?,
         };
+        // What the cell brings itself (/tmp, /proc and the like) is not the jail's to make.
+        let tops = ["/tmp", "/var/tmp", "/run", "/dev", "/proc"];
+        let covered = start == Path::new("/") || tops.iter().any(|top| start.starts_with(top));
+        let directories = if covered { Vec::new() } else { vec![start.clone()] };
         let request = ThrowawayRequest {
             sections: &cli.sections,
             with: &cli.with,
+            directories: &directories,
             cache_root: cache_root(caller),
             profiles: Profiles::standard(),
         };
@@ -199,7 +205,13 @@ impl Place {
         for note in &kept.notes {
             eprintln!("jail-run: {note}");
         }
-        Ok(Self { jail: kept.path.clone(), sections: Some(needs(&kept.entry)), start, _kept: Some(kept) })
+        Ok(Self {
+            jail: kept.path.clone(),
+            sections: Some(needs(&kept.entry)),
+            start,
+            brought: kept.with.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
+            _kept: Some(kept),
+        })
     }
 }
 
@@ -291,6 +303,7 @@ fn admit(caller: &Caller, place: &Place, policy: Policy) -> Result<Admission> {
         home_source: HomeSource::Empty,
         policy,
         shell: b"/bin/sh".to_vec(),
+        brought: place.brought.clone(),
         account_files: Some(account_files(&caller.account)),
         tty_group: None,
         notes: Vec::new(),

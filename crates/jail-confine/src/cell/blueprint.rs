@@ -52,6 +52,10 @@ pub struct Blueprint {
     /// The directory that is emptied but for the home; `None` if there is nothing to hide.
     pub(crate) covered: Option<Vec<u8>>,
     pub(crate) binds: Vec<Attachment>,
+    /// Parts of the jail that the scratch space would hide.
+    pub(crate) brought: Vec<Attachment>,
+    /// A directory to make in the scratch space, if it is missing.
+    pub(crate) start: Option<Vec<u8>>,
     /// The host's device nodes, where they cannot be made.
     pub(crate) devices: Vec<(&'static str, OwnedFd)>,
     /// Files of the cell's own, by target.
@@ -74,7 +78,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// If the kernel will not copy a mount, or a directory that the policy binds is not there.
-    pub fn draw(admission: &Admission, privilege: Privilege) -> Result<Self> {
+    pub fn draw(admission: &Admission, start: Option<&[u8]>, privilege: Privilege) -> Result<Self> {
         let policy = &admission.policy;
         let root = copy(admission.jail.directory.as_fd(), Below::Included)
             .or_refuse(What::Host, || format!("copy the mount of '{}'", admission.jail.path.display()))?;
@@ -105,6 +109,8 @@ impl Blueprint {
                 _ => covered(&admission.home, policy.home),
             },
             binds: binds(admission)?,
+            brought: brought(admission)?,
+            start: start.filter(|path| is_on_scratch(path)).map(<[u8]>::to_vec),
             devices: match privilege {
                 Privilege::Root => Vec::new(),
                 Privilege::UserNamespace => host_devices()?,
@@ -166,6 +172,33 @@ fn binds(admission: &Admission) -> Result<Vec<Attachment>> {
         binds.push(Attachment { tree, target: bind.to.0.clone().into_bytes(), kind });
     }
     Ok(binds)
+}
+
+/// Whether the cell's own file system is mounted above a path.
+fn is_on_scratch(path: &[u8]) -> bool {
+    [&b"/tmp/"[..], b"/var/tmp/", b"/run/"].iter().any(|top| path.starts_with(top))
+}
+
+fn brought(admission: &Admission) -> Result<Vec<Attachment>> {
+    let mut brought = Vec::new();
+    for path in admission.brought.iter().filter(|path| is_on_scratch(path)) {
+        let doing = || format!("bring in '{}'", printable(path));
+        let below = path.get(1..).unwrap_or_default();
+        let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+        let fd =
+            openat2(&admission.jail.directory, below, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+                .or_refuse(What::Jail, doing)?;
+        let stat = rustix::fs::fstat(&fd).or_refuse(What::Jail, doing)?;
+        let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::Directory => Kind::Directory,
+            _ => Kind::File,
+        };
+        let tree = copy(fd.as_fd(), Below::Left).or_refuse(What::Host, doing)?;
+        let set = attributes::NO_SUID | attributes::NO_DEV | attributes::READ_ONLY;
+        set_attributes(tree.as_fd(), set, 0, Reach::Single).or_refuse(What::Host, doing)?;
+        brought.push(Attachment { tree, target: path.clone(), kind });
+    }
+    Ok(brought)
 }
 
 fn host_devices() -> Result<Vec<(&'static str, OwnedFd)>> {

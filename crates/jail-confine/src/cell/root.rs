@@ -82,6 +82,12 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     }
     // Last: from here on the scratch file system itself is out of sight.
     cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?, b"/tmp", Kind::Directory)?;
+    for attachment in &blueprint.brought {
+        cell.bring(attachment, blueprint)?;
+    }
+    if let Some(start) = &blueprint.start {
+        cell.directories(start, blueprint)?;
+    }
     enter(cell.root)
 }
 
@@ -230,6 +236,44 @@ impl Interior<'_> {
         Ok(())
     }
 
+    /// Makes the place on the scratch space that a part of the jail is shown at, and shows it.
+    fn bring(&self, attachment: &Attachment, blueprint: &Blueprint) -> Result<()> {
+        let path = &attachment.target;
+        let doing = || format!("show '{}'", printable(path));
+        match attachment.kind {
+            Kind::Directory => self.directories(path, blueprint)?,
+            Kind::File => {
+                let parent =
+                    path.iter().rposition(|b| *b == b'/').and_then(|at| path.get(..at)).unwrap_or_default();
+                self.directories(parent, blueprint)?;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = path.strip_prefix(b"/").unwrap_or(path);
+                openat2(self.root, below, flags, Mode::from_raw_mode(0o600), BELOW)
+                    .map(leak)
+                    .while_(doing)?;
+            }
+        }
+        self.attach(attachment)
+    }
+
+    /// Makes a directory of the scratch space and those above it, the user's own.
+    fn directories(&self, path: &[u8], blueprint: &Blueprint) -> Result<()> {
+        let below = path.strip_prefix(b"/").unwrap_or(path);
+        let ends = below.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        for end in ends.chain([below.len()]) {
+            let part = below.get(..end).unwrap_or_default();
+            match mkdirat(self.root, part, Mode::from_raw_mode(0o755)) {
+                Ok(()) => {
+                    give(self.root, part, blueprint).while_(|| format!("give '/{}'", printable(part)))?
+                }
+                Err(Errno::EXIST | Errno::ROFS) => {}
+                Err(errno) => return Err(errno).while_(|| format!("make '/{}'", printable(part))),
+            }
+        }
+        Ok(())
+    }
+
     /// A file of the cell's own over one of the jail's; where the jail has none there is nothing to cover.
     fn own_file(&self, target: &str, content: &[u8], scratch: &Scratch) -> Result<()> {
         let doing = || format!("show the cell's own '/{target}'");
@@ -275,7 +319,11 @@ fn attach_to(what: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Resul
     move_mount(what, "", target, "", flags)
 }
 
-fn give(tmpfs: BorrowedFd<'_>, name: &str, blueprint: &Blueprint) -> std::result::Result<(), Errno> {
+fn give(
+    tmpfs: BorrowedFd<'_>,
+    name: impl rustix::path::Arg,
+    blueprint: &Blueprint,
+) -> std::result::Result<(), Errno> {
     if blueprint.privilege == Privilege::UserNamespace {
         // All files are the caller's already.
         return Ok(());
