@@ -470,7 +470,7 @@ fn read_entry_file(jail: &Jail, notes: &mut Vec<String>) -> Result<Option<EntryF
     Ok(Some(entry))
 }
 
-fn read_root_file(path: &Path, what: What) -> Result<Vec<u8>> {
+pub(crate) fn read_root_file(path: &Path, what: What) -> Result<Vec<u8>> {
     let (fd, _) = trusted::open_file(path, Trust::Root).map_err(|why| Refusal::new(what, why.to_string()))?;
     read_all(&fd).or_refuse(what, || format!("read '{}'", path.display()))
 }

@@ -26,6 +26,7 @@ use crate::cell::{Cell, registry};
 use crate::cgroup::Groups;
 use crate::confined::{self, Identity};
 use crate::environment::{self, Fixed};
+use crate::explain;
 use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::log::{Level, Log};
@@ -51,6 +52,12 @@ pub fn login_shell() -> i32 {
         Err(refusal) => return refuse(&refusal, &Log::open("jail-sh"), b"?"),
     };
     let log = Log::open("jail-sh");
+    if let (Some(user), 0) = (&invocation.call.explain, invocation.uid) {
+        return match explain::explain(user) {
+            Ok(()) => 0,
+            Err(refusal) => complain(&format!("jail-sh: {}", refusal.why), REFUSED),
+        };
+    }
     let caller = format!("uid {}", invocation.uid).into_bytes();
     match log_in(&invocation, &log) {
         Ok(status) => status,
@@ -65,6 +72,9 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
         log.line(Level::Notice, note);
     }
     let call = &invocation.call;
+    if call.explain.is_some() {
+        return Err(Refusal::new(What::Call, "--explain is for root"));
+    }
     let entry = Entry {
         privilege: Privilege::Root,
         trust: Trust::Root,
@@ -230,7 +240,7 @@ fn terminal_placeholder(terminal: Terminal) -> Option<Vec<u8>> {
 }
 
 /// What the policy asks for and this version or host cannot give is refused before anything is made.
-fn must_be_possible(policy: &Policy) -> Result<()> {
+pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
     let refuse = |key: &str, value: String| {
         Err(Refusal::new(
             What::Policy,

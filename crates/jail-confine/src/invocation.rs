@@ -25,6 +25,8 @@ pub struct Call {
     pub login: bool,
     /// The argument of `-c`, as sshd, su and scp pass it. Never interpreted here.
     pub command: Option<OsString>,
+    /// Root asks what would hold for this user (`--explain USER`).
+    pub explain: Option<OsString>,
 }
 
 /// The caller's world after [`sanitize`].
@@ -217,10 +219,16 @@ fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Call> {
     let Some(argv0) = arguments.next() else {
         return Err(Refusal::new(What::Call, "called without even a program name"));
     };
-    let mut call = Call { login: argv0.as_bytes().starts_with(b"-"), command: None };
+    let mut call = Call { login: argv0.as_bytes().starts_with(b"-"), command: None, explain: None };
     while let Some(argument) = arguments.next() {
         match argument.as_bytes() {
             b"-l" | b"--login" => call.login = true,
+            b"--explain" => {
+                let Some(user) = arguments.next() else {
+                    return Err(Refusal::new(What::Call, "--explain is not followed by a user's name"));
+                };
+                call.explain = Some(user);
+            }
             b"-c" => {
                 let Some(command) = arguments.next() else {
                     return Err(Refusal::new(What::Call, "-c is not followed by a command"));
@@ -263,15 +271,18 @@ mod tests {
 
     #[test]
     fn the_calls_of_sshd_su_and_login() {
-        let login = Call { login: true, command: None };
+        let login = Call { login: true, command: None, explain: None };
         assert_eq!(call(&["-jail-sh"]).ok(), Some(login.clone()));
         assert_eq!(call(&["-su"]).ok(), Some(login));
         assert_eq!(
             call(&["jail-sh", "-c", "scp -t x"]).ok(),
-            Some(Call { login: false, command: Some("scp -t x".into()) })
+            Some(Call { login: false, command: Some("scp -t x".into()), explain: None })
         );
-        assert_eq!(call(&["-su", "-c", "id"]).ok(), Some(Call { login: true, command: Some("id".into()) }));
-        assert_eq!(call(&["jail-sh"]).ok(), Some(Call { login: false, command: None }));
+        assert_eq!(
+            call(&["-su", "-c", "id"]).ok(),
+            Some(Call { login: true, command: Some("id".into()), explain: None })
+        );
+        assert_eq!(call(&["jail-sh"]).ok(), Some(Call { login: false, command: None, explain: None }));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod cgroup;
 mod confined;
 pub mod enter;
 pub mod environment;
+pub mod explain;
 mod filter;
 pub mod invocation;
 mod landlock;

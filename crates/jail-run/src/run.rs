@@ -77,7 +77,7 @@ fn run(cli: &Cli) -> std::result::Result<i32, Stop> {
     let place = Place::prepare(cli, &caller)?;
     let policy = merge_policy(cli, &caller, &place)?;
     if cli.explain {
-        print!("{}", explain(&policy));
+        print!("{}", jail_confine::explain::table(&policy));
         return Ok(0);
     }
     let admission = admit(&caller, &place, policy)?;
@@ -337,12 +337,4 @@ fn account_files(account: &Account) -> AccountFiles {
         .into_bytes(),
         group: format!("root:x:0:\ntty:x:5:\n{name}:x:{gid}:\nnogroup:x:65534:\n").into_bytes(),
     }
-}
-
-fn explain(policy: &Policy) -> String {
-    let mut out = String::new();
-    for (key, value, origin) in policy.rows() {
-        out.push_str(&format!("{key:<13} = {value:<40} # {origin}\n"));
-    }
-    out
 }

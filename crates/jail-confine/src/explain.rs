@@ -1,0 +1,97 @@
+//! `jail-sh --explain USER`: the merged policy of an account with where each value came from, and what this kernel can
+//! and cannot give. For root, who wants to know before a user does.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use jail_accounts::{group, passwd};
+use jail_sys::landlock;
+
+use crate::admission::{self, Admission, read_root_file};
+use crate::enter::must_be_possible;
+use crate::invocation::{Call, Invocation, Terminal};
+use crate::policy::Policy;
+use crate::policy::values::Network;
+use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
+
+/// Prints what holds for a user.
+///
+/// # Errors
+/// What would keep the user from logging in, in full: root may know.
+pub(crate) fn explain(user: &OsStr) -> Result<()> {
+    let file = read_root_file(Path::new("/etc/passwd"), What::Host)?;
+    let groups = read_root_file(Path::new("/etc/group"), What::Host)?;
+    let Some(entry) = passwd::by_name(&file, user.as_bytes()) else {
+        return Err(Refusal::new(
+            What::Account,
+            format!("no user '{}' in /etc/passwd", printable(user.as_bytes())),
+        ));
+    };
+    let invocation = Invocation {
+        call: Call { login: true, command: None, explain: None },
+        uid: entry.uid,
+        gid: entry.gid,
+        groups: group::groups_of(&groups, entry.name),
+        environment: vec![(OsString::from("LOGNAME"), user.to_owned())],
+        terminal: Terminal::None,
+    };
+    let admission = admission::decide(&invocation)?;
+    let text = describe(&admission);
+    std::io::stdout().write_all(text.as_bytes()).or_refuse(What::Host, || "write the answer".into())
+}
+
+fn describe(admission: &Admission) -> String {
+    let mut out = format!(
+        "jail   {}\nhome   {}\nshell  {}\n\n",
+        admission.jail.path.display(),
+        printable(&admission.home),
+        printable(&admission.shell)
+    );
+    out.push_str(&table(&admission.policy));
+    out.push('\n');
+    for line in abilities(&admission.policy) {
+        out.push_str(&line);
+        out.push('\n');
+    }
+    for note in &admission.notes {
+        out.push_str(&format!("note: {note}\n"));
+    }
+    if let Err(refusal) = must_be_possible(&admission.policy) {
+        out.push_str(&format!("every login is refused: {}\n", refusal.why));
+    }
+    out
+}
+
+/// The policy as it could stand in the file, each value with its origin.
+#[must_use]
+pub fn table(policy: &Policy) -> String {
+    let mut out = String::new();
+    for (key, value, origin) in policy.rows() {
+        out.push_str(&format!("{key:<12} = {value:<28} # {origin}\n"));
+    }
+    out
+}
+
+/// What this kernel can and cannot give of it.
+fn abilities(policy: &Policy) -> Vec<String> {
+    let abi = landlock::abi();
+    let mut lines = vec![match abi {
+        0 => "kernel: no Landlock; mounts and file modes alone protect the files of the cell".to_owned(),
+        abi => format!("kernel: Landlock ABI {abi}"),
+    }];
+    if abi < 4 {
+        lines.push(
+            "kernel: no TCP port rules (Linux 6.7): network = { connect, bind } would be refused".to_owned(),
+        );
+    }
+    let shares = matches!(policy.network, Network::Host | Network::Ports { .. });
+    if shares && abi < 6 {
+        lines.push(
+            "kernel: abstract sockets of the host can be reached from the session (Linux 6.12 closes them)"
+                .into(),
+        );
+    }
+    lines
+}
