@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Scratch, Test, skip, test};
 
 use crate::{attacker, default_policy};

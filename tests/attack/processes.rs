@@ -111,8 +111,7 @@ fn trace_an_entry_from_outside(host: &Scratch) -> Done {
     // Attaches to every process of the uid that is jail-sh, as fast as a shell can; says so when one lets it.
     let hunt = "while :; do for p in /proc/[0-9]*; do read -r name <$p/comm || continue; case $name in jail*) \
                 head -c 1 $p/environ >/dev/null 2>&1 && [ \"$(cat $p/comm)\" = \"$name\" ] && echo \"read $p $name\"; esac; done; done 2>/dev/null";
-    let hunter = user.outside("bash").args(["-c", hunt]).into_command();
-    let mut hunter = { hunter }.stdout(std::process::Stdio::piped()).spawn().expect("start");
+    let hunter = user.outside("bash").args(["-c", hunt]).background();
     for _ in 0..30 {
         Run::new("setpriv")
             .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
@@ -121,8 +120,7 @@ fn trace_an_entry_from_outside(host: &Scratch) -> Done {
             .run()
             .ok();
     }
-    drop(hunter.kill());
-    let found = hunter.wait_with_output().expect("wait").stdout;
+    let found = hunter.stop_and_read();
     assert!(found.is_empty(), "{}", String::from_utf8_lossy(&found));
     Ok(())
 }

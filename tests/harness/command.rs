@@ -188,6 +188,13 @@ impl Background {
         drop(self.child.wait());
     }
 
+    /// Kills it and gives back what it printed.
+    #[must_use]
+    pub fn stop_and_read(mut self) -> Vec<u8> {
+        self.kill();
+        self.child.stdout.as_mut().map(read_all).unwrap_or_default()
+    }
+
     /// Its exit status, if it ends in time.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
         wait_within(&mut self.child, limit)

@@ -157,12 +157,13 @@ impl Scratch {
         ExitCode::from(u8::try_from(status.code().unwrap_or(101)).unwrap_or(101))
     }
 
-    /// Adds to the administrator's policy, in one rename as an editor does.
-    pub fn add_policy(&self, text: &str) {
+    /// Adds a table (`[user.NAME]` and its lines) to the administrator's policy, in one rename as an editor does.
+    /// Lines for a table that is there already join it, save keys that it has.
+    pub fn add_policy(&self, table: &str) {
         let _one_at_a_time = lock(&self.policy);
         self.product();
         let old = std::fs::read_to_string(POLICY).unwrap_or_default();
-        std::fs::write(format!("{POLICY}.new"), old + "\n" + text).expect("write");
+        std::fs::write(format!("{POLICY}.new"), joined(&old, table)).expect("write");
         std::fs::rename(format!("{POLICY}.new"), POLICY).expect("rename");
     }
 
@@ -190,6 +191,22 @@ impl Scratch {
         assert!(uid < self.first_uid + 200, "a suite has 200 users at most");
         uid
     }
+}
+
+fn joined(old: &str, table: &str) -> String {
+    let Some((header, lines)) = table.split_once('\n') else { return format!("{old}\n{table}") };
+    let Some(at) = old.find(&format!("{header}\n")).filter(|_| header.starts_with('[')) else {
+        return format!("{old}\n{table}");
+    };
+    let (before, rest) = old.split_at(at + header.len() + 1);
+    let has =
+        |key: &str| rest.lines().take_while(|line| !line.starts_with('[')).any(|line| line.starts_with(key));
+    let new: String = lines
+        .lines()
+        .filter(|line| line.split('=').next().is_some_and(|key| !has(key)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    format!("{before}{new}{rest}")
 }
 
 fn mount_table() -> String {
