@@ -10,9 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use jail_sys::process;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{
-    DumpableBehavior, Pid, getgroups, getpid, getsid, getuid, set_dumpable_behavior, umask,
-};
+use rustix::process::{DumpableBehavior, Pid, getgroups, getpid, getuid, set_dumpable_behavior, umask};
 use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
 use rustix::thread::{Gid, Uid};
 
@@ -83,10 +81,13 @@ impl Terminal {
     /// Looks at the standard descriptors for the terminal that controls this session.
     #[must_use]
     pub fn find() -> Self {
-        let session = getsid(None).ok();
+        let session = process::session();
+        if session.is_none() {
+            return Self::None;
+        }
         for fd in 0..=2 {
             let borrowed = standard(fd);
-            if !isatty(borrowed) || tcgetsid(borrowed).ok() != session || session.is_none() {
+            if !isatty(borrowed) || tcgetsid(borrowed).ok() != session {
                 continue;
             }
             if session == Some(getpid()) {

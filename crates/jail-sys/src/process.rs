@@ -264,6 +264,14 @@ pub fn new_session_keyring() -> Result<(), Errno> {
     .map(drop)
 }
 
+/// The session of this process; `None` if its leader is outside this pid namespace (a container's `exec`), for which
+/// getsid(2) answers 0, a number that no `Pid` may hold.
+#[must_use]
+pub fn session() -> Option<Pid> {
+    // SAFETY: touches no memory.
+    Pid::from_raw(unsafe { libc::getsid(0) })
+}
+
 /// Asks for `signal` when the parent dies (0: none). A change of uid clears it (prctl(2)).
 ///
 /// # Errors
