@@ -226,7 +226,7 @@ fn needs(entry: &EntryNeeds) -> SectionEntry {
             },
         }),
         tmp: entry.tmp.as_ref().and_then(|size| size.parse().ok()),
-        env: entry.env.iter().cloned().collect(),
+        env: entry.env.clone(),
     }
 }
 
