@@ -28,7 +28,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-distros install uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh probe static man demo test test-distros test-systemd install uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ test: ## every test but the slow ones; as root also those with real logins
 
 test-distros: ## the sections' programs in a debootstrap'ed Debian 13 (slow, root)
 	@tests/distros
+
+test-systemd: ## logins on a host that systemd runs, booted by systemd-nspawn (slow, root)
+	@tests/systemd
 
 install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
 	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS) $(BIN_PROGRAMS)) $(JAIL_SH); do \

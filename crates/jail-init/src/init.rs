@@ -153,7 +153,7 @@ fn profiles(cli: &Cli) -> Result<Profiles> {
     let error = Error::usage(format!("{} is no directory of sections", text::quote(dir)));
     Err(match dir.extension() {
         Some(ini) if ini == "ini" => error
-            .hint(format!("'jail-init --import {}' turns jailkit's file into sections", text::encode(dir))),
+            .hint("jailkit's ini format is not read: write each section as NAME.toml (docs/sections.md) and give their directory"),
         _ => error.hint("-c takes a directory with one NAME.toml a section"),
     })
 }
@@ -235,7 +235,7 @@ fn explain(jail: &Path, path: &Path) -> Result<ExitCode> {
             "{} has no manifest, so nothing is known of it",
             text::quote(jail)
         ))
-        .hint("'jail-init --adopt -j JAIL' writes one for a jail that jailkit made"));
+        .hint("'jail-init -j JAIL SECTION...' makes one; files that are there already and differ are kept"));
     };
     // A path may be given as it looks on the host, too.
     let inner =

@@ -278,7 +278,7 @@ impl Manifest {
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
         let broken = |why: String| {
             Error::failed(format!("the manifest {} is damaged: {why}", text::quote(file)))
-                .hint("'jail-init --adopt -j JAIL' writes a new one")
+                .hint("move it away and run 'jail-init -j JAIL SECTION...': files that are there already and differ are kept")
         };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|e| broken(e.to_string()))?;
         if manifest.version != VERSION {
