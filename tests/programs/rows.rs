@@ -12,7 +12,8 @@ use crate::table::{self, Lacks, Status, Task};
 
 /// The test of one section.
 pub(crate) fn run(host: &Scratch, name: &str) -> Done {
-    let name = name.replace('_', "-");
+    // A test's name is an identifier; most sections' names have a hyphen where it has none.
+    let name = if name == "jk_lsh" { name.to_owned() } else { name.replace('_', "-") };
     // Their authority must be in the host's list before a jail copies it.
     let services = services::start();
     let mut tasks = table::tasks().remove(&name).unwrap_or_default();

@@ -215,7 +215,7 @@ fn admit(
 ) -> Result<Admission> {
     let jail = open_jail(Path::new(OsStr::from_bytes(&place.jail)), Trust::Root)?;
     let mut notes = Vec::new();
-    let entry = read_entry_file(&jail, &mut notes)?;
+    let entry = read_entry_file(&jail, Path::new(STATE_DIRECTORY), Trust::Root, &mut notes)?;
     let subject = Subject { user: &account.name, groups: group_names };
     let sections = entry.as_ref().map(|entry| &entry.entry);
     let policy = merge(file, sections, jail.path.as_os_str().as_bytes(), subject)
@@ -430,11 +430,19 @@ fn read_policy() -> Result<PolicyFile> {
     PolicyFile::parse(&bytes, POLICY_FILE).map_err(|why| Refusal::new(What::Policy, why.to_string()))
 }
 
-/// What the jail's sections ask for. Without it the built-in values hold, with a line in the log.
-fn read_entry_file(jail: &Jail, notes: &mut Vec<String>) -> Result<Option<EntryFile>> {
-    let path = Path::new(STATE_DIRECTORY).join(&jail.name).join("entry.toml");
+/// What the jail's sections ask for, as jail-init wrote it below `base`. Without it the built-in values hold, with a note.
+///
+/// # Errors
+/// If it speaks of another directory than this jail's.
+pub fn read_entry_file(
+    jail: &Jail,
+    base: &Path,
+    trust: Trust,
+    notes: &mut Vec<String>,
+) -> Result<Option<EntryFile>> {
+    let path = base.join(&jail.name).join("entry.toml");
     let shown = path.display().to_string();
-    let (fd, _) = match trusted::open_file(&path, Trust::Root) {
+    let (fd, _) = match trusted::open_file(&path, trust) {
         Ok(opened) => opened,
         Err(why) => {
             notes

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use jail_accounts::{group, passwd};
 use jail_confine::admission::{
-    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, open_jail,
+    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, STATE_DIRECTORY, open_jail,
+    read_entry_file,
 };
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
@@ -184,7 +185,8 @@ impl Place {
             let jail = std::path::absolute(jail)
                 .or_refuse(What::Jail, || format!("find the jail '{}'", jail.display()))?;
             let start = cli.chdir.clone().unwrap_or_else(|| PathBuf::from(EMPTY_HOME));
-            return Ok(Self { jail, sections: None, start, brought: Vec::new(), _kept: None });
+            let sections = sections_of(&jail, caller)?;
+            return Ok(Self { jail, sections, start, brought: Vec::new(), _kept: None });
         }
         let start = match &cli.chdir {
             Some(directory) => directory.clone(),
@@ -213,6 +215,22 @@ impl Place {
             _kept: Some(kept),
         })
     }
+}
+
+/// What the sections of an existing jail ask for: the caller's own record of it, else root's.
+fn sections_of(path: &Path, caller: &Caller) -> Result<Option<SectionEntry>> {
+    let jail = open_jail(path, caller.trust)?;
+    let root = PathBuf::from(STATE_DIRECTORY);
+    let own = match caller.privilege {
+        Privilege::Root => None,
+        Privilege::UserNamespace => jail_provision::state::base().ok(),
+    };
+    for base in own.into_iter().chain([root]) {
+        if let Some(entry) = read_entry_file(&jail, &base, caller.trust, &mut Vec::new())? {
+            return Ok(Some(entry.entry));
+        }
+    }
+    Ok(None)
 }
 
 fn needs(entry: &EntryNeeds) -> SectionEntry {
