@@ -56,7 +56,11 @@ fn places(files: &[PathBuf], is_bad: impl Fn(&str) -> bool) -> Vec<String> {
 
 fn unsafe_only_in_jail_sys() -> Done {
     let mut files = sources("crates");
-    files.retain(|file| !file.starts_with(checkout().join("crates/jail-sys")));
+    // A crate's own tests may attack with raw system calls.
+    files.retain(|file| {
+        !file.starts_with(checkout().join("crates/jail-sys"))
+            && !file.components().any(|part| part.as_os_str() == "tests")
+    });
     let uses = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code)"];
     let found = places(&files, |line| uses.iter().any(|word| line.contains(word)));
     assert!(found.is_empty(), "unsafe outside jail-sys:\n{}", found.join("\n"));

@@ -185,6 +185,8 @@ fn many_commands_over_one_connection(host: &Scratch) -> Done {
     for n in 0..5 {
         assert_eq!(ssh(&[]).arg(format!("exit {n}")).run().status, n);
     }
+    // With ControlPersist it has become a daemon of its own.
+    ssh(&["-O", "exit"]).run().ok();
     Ok(())
 }
 
