@@ -93,6 +93,7 @@ fn nothing_of_the_host_is_there(host: &Scratch) -> Done {
     std::fs::write(&secret, "host").expect("write");
     let service = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = service.local_addr().expect("address").port();
+    jailwright_tests::Run::sh("for n in $(seq 60); do /bin/true; done").run().ok();
     // A pid that the few processes of a cell never have; of the caller's own uid where that is the question.
     let outside = jailwright_tests::Run::new("sleep").arg("300").background();
     let pid = outside.pid();

@@ -137,8 +137,8 @@ impl Pty {
     pub fn ask(&mut self, line: &str) -> String {
         self.line(&format!("{line}; echo \"<\"\"end>\""));
         let shown = self.expect("<end>");
-        // What was typed is echoed first, up to the first newline.
-        let answer = shown.split_once("end>\"").map_or(shown.as_str(), |(_, rest)| rest);
+        // What was typed is echoed first; twice, if it was typed before the shell read.
+        let answer = shown.rsplit_once("end>\"").map_or(shown.as_str(), |(_, rest)| rest);
         let answer = answer.trim_end_matches("<end>");
         answer.trim_matches(['\r', '\n']).replace("\r\n", "\n")
     }
