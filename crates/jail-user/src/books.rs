@@ -104,7 +104,7 @@ fn flush_caches(host: &Host) {
             .stderr(Stdio::null())
             .status();
         if let Err(error) = run {
-            eprintln!("jail-user: note: cannot run {}: {error}", quoted(program.as_os_str()));
+            complain!("jail-user: note: cannot run {}: {error}", quoted(program.as_os_str()));
         }
     }
 }

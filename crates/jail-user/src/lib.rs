@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod talk;
+
 pub mod books;
 pub mod cli;
 pub mod dir;

@@ -109,17 +109,17 @@ impl Outcome {
     pub fn print(&self, verbose: bool) {
         let user = quoted(self.user.as_os_str());
         if let Some(trouble) = &self.error {
-            eprintln!("jail-user: {user}: {}", trouble.sentence);
+            complain!("jail-user: {user}: {}", trouble.sentence);
             if !trouble.hint.is_empty() {
-                eprintln!("  hint: {}", trouble.hint);
+                complain!("  hint: {}", trouble.hint);
             }
         } else if verbose {
             for action in &self.actions {
-                println!("{user}: {action}");
+                say!("{user}: {action}");
             }
         }
         for warning in &self.warnings {
-            eprintln!("jail-user: warning: {warning}");
+            complain!("jail-user: warning: {warning}");
         }
     }
 

@@ -30,14 +30,14 @@ pub fn run(cli: &Cli) -> u8 {
         Ok(outcomes) => report_all(cli, &outcomes),
         Err(trouble) => {
             if cli.json {
-                println!(
+                say!(
                     "{}",
                     serde_json::json!({ "changed": false, "error": trouble.sentence, "hint": trouble.hint })
                 );
             }
-            eprintln!("jail-user: {}", trouble.sentence);
+            complain!("jail-user: {}", trouble.sentence);
             if !trouble.hint.is_empty() {
-                eprintln!("  hint: {}", trouble.hint);
+                complain!("  hint: {}", trouble.hint);
             }
             trouble.kind.exit_status()
         }
@@ -48,7 +48,7 @@ fn report_all(cli: &Cli, outcomes: &[Outcome]) -> u8 {
     let changed = outcomes.iter().any(|outcome| outcome.changed);
     if cli.json {
         let users: Vec<_> = outcomes.iter().map(Outcome::json).collect();
-        println!("{}", serde_json::json!({ "changed": changed, "dry_run": cli.dry_run, "users": users }));
+        say!("{}", serde_json::json!({ "changed": changed, "dry_run": cli.dry_run, "users": users }));
     }
     for outcome in outcomes {
         // In JSON everything is in the answer; a person also wants to see why on stderr.
@@ -87,7 +87,7 @@ fn outcomes(cli: &Cli, host: &Host, services: Option<&dyn Services>) -> Result<V
         return dry_run(host, jail, &users, &wish);
     }
     let (mut session, notes) = Session::open(host, services, jail, &users)?;
-    notes.iter().for_each(|note| eprintln!("jail-user: {note}"));
+    notes.iter().for_each(|note| complain!("jail-user: {note}"));
     let mut outcomes = session.add(&users, &wish);
     warn_of_sshd(host, &mut outcomes);
     Ok(outcomes)
@@ -167,7 +167,7 @@ fn release(
         }
         let mut session = match Session::open(host, services, &jail, &[]) {
             Ok((session, notes)) => {
-                notes.iter().for_each(|note| eprintln!("jail-user: {note}"));
+                notes.iter().for_each(|note| complain!("jail-user: {note}"));
                 session
             }
             Err(_) if cli.force => Session::open_without_jail(host, services, &jail)?,
@@ -214,7 +214,7 @@ fn move_to(
     let out: Vec<OsString> = out.iter().map(|done| done.user.as_os_str().to_owned()).collect();
     let wish = Wish { home: HomeChoice::Move, shell: cli.shell.clone(), force: cli.force };
     let (mut session, notes) = Session::open(host, services, to, &out)?;
-    notes.iter().for_each(|note| eprintln!("jail-user: {note}"));
+    notes.iter().for_each(|note| complain!("jail-user: {note}"));
     outcomes.extend(session.add(&out, &wish).into_iter().map(|mut done| {
         if done.error.is_some() {
             done.changed = true;

@@ -300,7 +300,7 @@ impl<'a> Session<'a> {
         }
         let saved = undone.and_then(|()| self.records.save());
         if let Err(trouble) = &saved {
-            eprintln!("jail-user: {trouble}; the next run finishes it");
+            complain!("jail-user: {trouble}; the next run finishes it");
         }
         let tell = |plan: &Planned| match failed.get(plan.record.user.as_os_str()) {
             Some(trouble) => Outcome::failed(plan.record.user.as_os_str(), &self.jail_path, trouble.clone()),
@@ -509,7 +509,7 @@ impl<'a> Session<'a> {
         self.clear_jail(&moved)?;
         for record in &moved {
             if let Err(trouble) = self.finish_home_back(record) {
-                eprintln!("jail-user: {trouble}; the next run tries again");
+                complain!("jail-user: {trouble}; the next run tries again");
                 continue;
             }
             self.records.accounts.retain(|other| other.user != record.user);
@@ -553,7 +553,7 @@ impl<'a> Session<'a> {
         };
         let back = Place::on_host(from.as_path())?;
         if let Finished::Kept { at, .. } = (Mover { from: &here, to: &back, uid: record.uid }).finish()? {
-            eprintln!(
+            complain!(
                 "jail-user: something wrote to the home while it was copied; it is kept at {}",
                 quoted(at.as_os_str())
             );
