@@ -87,7 +87,7 @@ def as_text(row):
         if t.value and t.low is not None and t.value < 0.3:
             shown = f"1/{number(float(1 / Fraction(t.value)))}"
             low = f" (1/{number(1 / t.high)}..1/{number(1 / t.low)})"
-        lines.append(f"  #{t.issue} {t.text:<40.40}{shown + low:>22} {t.verdict:>12}"[:80])
+        lines.append(f"  #{t.issue} {t.text:<38.38}{shown + low:>24} {t.verdict:>12}"[:80])
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 SRV = pathlib.Path("/srv")
+STATE = pathlib.Path("/var/lib/jailwright")
 FIRST_UID = 61000
 PROGRAMS = ["jail-init", "jail-cp", "jail-update", "jail-check", "jail-list", "jail-user", "jail-run", "jail-sh"]
 
@@ -75,9 +76,8 @@ class World:
             work.mkdir()
             mount("-t", "overlay", "-o", f"lowerdir=/{name},upperdir={upper},workdir={work}", "overlay", f"/{name}")
         mount("--bind", scratch / "srv", SRV)
-        state = pathlib.Path("/var/lib/jailwright")
-        state.mkdir(exist_ok=True)
-        mount("--bind", scratch / "state", state)
+        STATE.mkdir(exist_ok=True)
+        mount("--bind", scratch / "state", STATE)
         self.tools = SRV / "tools"
         self.made = 0
         self.next_uid = FIRST_UID
