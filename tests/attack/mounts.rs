@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch jail_with_a_false_proc),
     test!(scratch jail_with_a_false_dev),
     test!(scratch no_mount_of_the_host_is_seen),
+    test!(scratch no_mount_of_the_cell_is_seen_outside),
 ];
 
 /// Any mount lets the mounter choose what a set-uid program or a service reads.
@@ -183,5 +184,26 @@ fn no_mount_of_the_host_is_seen(host: &Scratch) -> Done {
     for word in ["/run/kept", "/var/lib/jailwright", " /usr/local ", "upperdir=/run", "cgroup"] {
         assert!(!table.contains(word), "{word} is in\n{table}");
     }
+    Ok(())
+}
+
+/// On a systemd host every mount is shared, and a copy of one is its peer: what is mounted on the copy appears on the host,
+/// over the jail's own directories, and the next login mounts on that.
+fn no_mount_of_the_cell_is_seen_outside(host: &Scratch) -> Done {
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let propagation = |how: &str| {
+        let set = std::process::Command::new("mount").args([how, "/"]).status().expect("mount");
+        assert!(set.success(), "mount {how} /");
+    };
+    let user = attacker(host);
+    propagation("--make-rshared");
+    let before = mounts().lines().count();
+    let logins: Vec<_> = (0..2).map(|_| user.ssh("cat /proc/1/comm").run().text()).collect();
+    let after = mounts();
+    propagation("--make-rprivate");
+    for login in logins {
+        assert_eq!(login, "jail-init");
+    }
+    assert_eq!(after.lines().count(), before, "the cell's mounts on the host:\n{after}");
     Ok(())
 }

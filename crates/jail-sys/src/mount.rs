@@ -25,12 +25,15 @@ pub enum Reach {
     Recursive,
 }
 
-/// mount_setattr(2) on the mount that `mount` refers to: sets and clears attributes.
+/// mount_setattr(2) on the mount that `mount` refers to: sets and clears attributes, and makes it private.
+///
+/// Always private: a copy of a mount is a peer of the original if that is shared, as every mount of a systemd host is,
+/// and what is mounted on the copy then appears on the host as well.
 ///
 /// # Errors
 /// `ENOSYS` before Linux 5.12, `EPERM` for a locked attribute, `EINVAL` if `mount` is not the root of a mount.
 pub fn set_attributes(mount: BorrowedFd<'_>, set: u64, clear: u64, reach: Reach) -> Result<(), Errno> {
-    set_attributes_and_propagation(mount, set, clear, 0, reach)
+    set_attributes_and_propagation(mount, set, clear, libc::MS_PRIVATE, reach)
 }
 
 /// Makes every mount of this namespace private, so that nothing mounted here shows outside, nor the other way round.
