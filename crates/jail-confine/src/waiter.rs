@@ -77,7 +77,7 @@ fn watch_child(watch: &Watch) -> Result<i32> {
     let child = watch.child.as_raw_nonzero().get();
     // The parent may have gone before we asked to be told.
     if watch.parent.is_some() && getppid() != watch.parent {
-        hang_up(child);
+        hang_up(watch.terminal, child);
     }
     loop {
         let taken = match process::wait_signal() {
@@ -91,17 +91,24 @@ fn watch_child(watch: &Watch) -> Result<i32> {
                     return Ok(status);
                 }
             }
-            SIGHUP if watch.parent.is_some() && getppid() != watch.parent => hang_up(child),
+            SIGHUP if watch.parent.is_some() && getppid() != watch.parent => hang_up(watch.terminal, child),
             signal => forward(watch.terminal, child, Taken { signal, ..taken }),
         }
     }
 }
 
 /// The connection is gone: tell the session, give it a moment, end the cell.
-fn hang_up(child: i32) {
-    // The whole group: a shell without a terminal does not pass it on.
-    if process::kill(-child, SIGHUP).is_err() || process::kill(child, SIGHUP).is_err() {
+///
+/// A session that leads its own terminal has heard it from the kernel. Not a second time: bash takes two hang-ups for a
+/// reason to die at once, without passing the first on to its jobs.
+fn hang_up(terminal: Terminal, child: i32) {
+    let told = matches!(terminal, Terminal::Ours { .. })
+        // The whole group: a shell without a terminal does not pass it on.
+        || process::kill(-child, SIGHUP).is_ok()
+        || process::kill(child, SIGHUP).is_ok();
+    if !told {
         // It has ended meanwhile; the loop hears of that.
+        return;
     }
     process::alarm(GRACE_SECONDS);
 }
