@@ -122,6 +122,9 @@ fn control_d_ends_the_login(host: &Scratch) -> Done {
     let mut terminal = at_prompt(&user);
     terminal.ask("(exit 3)");
     terminal.ask("false");
+    // Only at its prompt does the shell read the key itself.
+    terminal.expect("$ ");
+    std::thread::sleep(Duration::from_millis(300));
     terminal.send("\x04");
     terminal.wait();
     wait_until("the login is gone", Duration::from_secs(5), || user.processes().is_empty());
