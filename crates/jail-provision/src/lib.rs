@@ -29,6 +29,7 @@ pub mod profiles;
 pub mod provision;
 pub mod recording;
 pub mod resolve;
+pub mod sbom;
 pub mod script;
 pub mod section;
 pub mod state;
