@@ -53,7 +53,8 @@ fn step(host: &dyn Host, dir: &Path, part: &str) -> Vec<PathBuf> {
     names.iter().filter(|name| matches(part.as_bytes(), name)).map(|name| dir.join(name)).collect()
 }
 
-fn matches(pattern: &[u8], name: &OsStr) -> bool {
+/// Whether one name matches one pattern without slashes.
+pub(crate) fn matches(pattern: &[u8], name: &OsStr) -> bool {
     let name = name.as_bytes();
     if name.first() == Some(&b'.') && pattern.first() != Some(&b'.') {
         return false;

@@ -32,6 +32,7 @@ pub mod resolve;
 pub mod sbom;
 pub mod script;
 pub mod section;
+pub mod sshd;
 pub mod state;
 pub mod takedown;
 pub mod text;

@@ -41,7 +41,7 @@ impl Host {
             linger: "/var/lib/systemd/linger".into(),
             systemctl: first(&["/usr/bin/systemctl", "/bin/systemctl"]),
             systemd_runs: Path::new("/run/systemd/system").is_dir(),
-            sshd: first(&["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"]),
+            sshd: jail_provision::sshd::program(),
             flush: flushers(),
         }
     }

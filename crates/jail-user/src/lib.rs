@@ -18,7 +18,6 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod session;
-pub mod sshd;
 pub mod text;
 pub mod trouble;
 pub mod view;

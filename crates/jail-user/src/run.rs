@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use jail_accounts::convention;
+use jail_provision::sshd;
 
 use crate::cli::Cli;
 use crate::host::Host;
@@ -16,7 +17,6 @@ use crate::plan::{HomeChoice, Wish};
 use crate::record::{Home, Records};
 use crate::report::{self, Outcome};
 use crate::session::{Session, plan_all};
-use crate::sshd;
 use crate::trouble::{Kind, Trouble, cannot, quoted};
 use crate::view::{Files, View};
 
