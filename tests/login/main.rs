@@ -3,11 +3,12 @@
 //! `JAIL_UNDER_TEST=none` runs the same tests against plain accounts with /bin/bash: the control.
 
 mod command;
+mod roots;
 mod terminal;
 mod transfer;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    jailwright_tests::suite(&[command::TESTS, terminal::TESTS, transfer::TESTS])
+    jailwright_tests::suite(&[command::TESTS, roots::TESTS, terminal::TESTS, transfer::TESTS])
 }

@@ -31,7 +31,7 @@ use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::log::{Level, Log};
 use crate::policy::Policy;
-use crate::policy::values::{Isolation, Network, Root, Session as Sharing};
+use crate::policy::values::{Isolation, Network, Session as Sharing};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::session::{self, Failure, Session};
 use crate::trusted::Trust;
@@ -255,9 +255,6 @@ pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
     }
     if policy.network == Network::Private {
         return refuse("network", policy.network.to_string());
-    }
-    if policy.root == Root::Discard {
-        return refuse("root", policy.root.to_string());
     }
     if policy.agent {
         return refuse("agent", "true".to_owned());

@@ -13,7 +13,7 @@ use crate::admission::{self, Admission, read_root_file};
 use crate::enter::must_be_possible;
 use crate::invocation::{Call, Invocation, Terminal};
 use crate::policy::Policy;
-use crate::policy::values::Network;
+use crate::policy::values::{Network, Root};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
 /// Prints what holds for a user.
@@ -86,6 +86,17 @@ fn abilities(policy: &Policy) -> Vec<String> {
             "kernel: no TCP port rules (Linux 6.7): network = { connect, bind } would be refused".to_owned(),
         );
     }
+    if policy.root == Root::Discard {
+        lines.push(format!(
+            "root: changes end with the cell; they and /tmp may take {} together; the home lasts",
+            policy.tmp
+        ));
+        if !has_file_system("overlay") {
+            lines.push(
+                "kernel: no overlayfs: root = \"discard\" would be refused (modprobe overlay)".to_owned(),
+            );
+        }
+    }
     let shares = matches!(policy.network, Network::Host | Network::Ports { .. });
     if shares && abi < 6 {
         lines.push(
@@ -94,4 +105,10 @@ fn abilities(policy: &Policy) -> Vec<String> {
         );
     }
     lines
+}
+
+/// Whether the running kernel has a file system, loaded.
+fn has_file_system(name: &str) -> bool {
+    std::fs::read_to_string("/proc/filesystems")
+        .is_ok_and(|list| list.lines().any(|line| line.split_whitespace().last() == Some(name)))
 }

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::layers::{Changes, Layers};
 use crate::admission::{Admission, HomeSource};
 use crate::policy::values::{Home, Network, Root, Size};
 use crate::refusal::{OrRefuse, Result, What, printable};
@@ -45,7 +46,7 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub struct Blueprint {
     pub(crate) namespaces: u64,
-    pub(crate) root: OwnedFd,
+    pub(crate) root: Layers,
     /// `None`: an empty home.
     pub(crate) home: Option<OwnedFd>,
     pub(crate) home_path: Vec<u8>,
@@ -80,15 +81,7 @@ impl Blueprint {
     /// If the kernel will not copy a mount, or a directory that the policy binds is not there.
     pub fn draw(admission: &Admission, start: Option<&[u8]>, privilege: Privilege) -> Result<Self> {
         let policy = &admission.policy;
-        let root = copy(admission.jail.directory.as_fd(), Below::Included)
-            .or_refuse(What::Host, || format!("copy the mount of '{}'", admission.jail.path.display()))?;
-        let mut set = attributes::NO_SUID | attributes::NO_DEV;
-        if policy.root != Root::Writable {
-            set |= attributes::READ_ONLY;
-        }
-        set_attributes(root.as_fd(), set, 0, Reach::Recursive)
-            .or_refuse(What::Host, || "make the root of the cell read-only, nosuid and nodev".into())?;
-
+        let root = Layers { lowers: vec![copy_root(admission)?], changes: changes(policy.root), privilege };
         let home = match &admission.home_source {
             HomeSource::Jail(fd) | HomeSource::Host(fd) => Some(copy_home(fd)?),
             HomeSource::Empty => None,
@@ -127,6 +120,26 @@ impl Blueprint {
             gid: admission.account.gid,
             privilege,
         })
+    }
+}
+
+/// The jail's own directory as a layer of the root.
+fn copy_root(admission: &Admission) -> Result<OwnedFd> {
+    let root = copy(admission.jail.directory.as_fd(), Below::Included)
+        .or_refuse(What::Host, || format!("copy the mount of '{}'", admission.jail.path.display()))?;
+    let mut set = attributes::NO_SUID | attributes::NO_DEV;
+    if admission.policy.root != Root::Writable {
+        set |= attributes::READ_ONLY;
+    }
+    set_attributes(root.as_fd(), set, 0, Reach::Recursive)
+        .or_refuse(What::Host, || "make the root of the cell read-only, nosuid and nodev".into())?;
+    Ok(root)
+}
+
+const fn changes(root: Root) -> Changes {
+    match root {
+        Root::Discard => Changes::OnScratch,
+        Root::ReadOnly | Root::Writable => Changes::InPlace,
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod blueprint;
 mod init;
+mod layers;
 pub mod registry;
 mod root;
 

@@ -67,10 +67,10 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     }
     // Before anything is mounted: nothing may propagate to the host, nor arrive from it.
     make_all_private().while_(|| "cut the mounts off from the host's".into())?;
-    let cell = Interior { root: blueprint.root.as_fd() };
-    move_mount(cell.root, "", rustix::fs::CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .while_(|| "mount the jail".into())?;
-    let scratch = cell.scratch(blueprint)?;
+    let scratch = Scratch::mount(blueprint)?;
+    let root = blueprint.root.mount(scratch.tmpfs).while_(|| blueprint.root.doing())?;
+    let cell = Interior { root };
+    cell.scratch(&scratch)?;
     cell.devices(blueprint, &scratch)?;
     cell.processes()?;
     cell.homes(blueprint, &scratch)?;
@@ -80,7 +80,6 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     for (target, content) in &blueprint.files {
         cell.own_file(target, content, &scratch)?;
     }
-    // Last: from here on the scratch file system itself is out of sight.
     cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?, b"/tmp", Kind::Directory)?;
     for attachment in &blueprint.brought {
         cell.bring(attachment, blueprint)?;
@@ -96,8 +95,10 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
 fn enter(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(root).while_(|| "change into the new root".into())?;
     rustix::process::pivot_root(".", ".").while_(|| "swap the roots".into())?;
-    // The old root lies on top of the new one now, at the same place.
-    unmount(".", UnmountFlags::DETACH).while_(|| "let go of the old root".into())?;
+    // The old root lies on top of the new one now, at the same place, and the scratch space on top of that.
+    for what in ["scratch space", "old root"] {
+        unmount(".", UnmountFlags::DETACH).while_(|| format!("let go of the {what}"))?;
+    }
     rustix::process::chdir("/").while_(|| "change to the new root".into())
 }
 
@@ -127,30 +128,11 @@ impl Interior<'_> {
         self.mount_on(attachment.tree.as_fd(), &attachment.target, attachment.kind)
     }
 
-    /// One tmpfs of the policy's size for /tmp, /var/tmp, /run and /dev/shm together.
-    fn scratch(&self, blueprint: &Blueprint) -> Result<Scratch> {
-        let doing = || "make the scratch space".to_owned();
-        // Four inodes a KiB: tiny files fill it no sooner than big ones.
-        let inodes = (blueprint.tmp.0 / 4096).max(1024);
-        let tmpfs =
-            tmpfs(&blueprint.tmp.0.to_string(), &inodes.to_string(), MountAttrFlags::MOUNT_ATTR_NODEV)
-                .while_(doing)?;
-        self.mount_on(tmpfs, b"/tmp", Kind::Directory)?;
-        for (name, mode) in
-            [("tmp", 0o1777), ("vartmp", 0o1777), ("shm", 0o1777), ("run", 0o755), ("home", 0o755)]
-        {
-            mkdirat(tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
-        }
-        for (name, mode) in [("run/screen", 0o1777), ("run/lock", 0o1777), ("run/user", 0o755)] {
-            mkdirat(tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
-        }
-        let runtime = format!("run/user/{}", blueprint.uid);
-        mkdirat(tmpfs, &runtime, Mode::from_raw_mode(0o700)).while_(doing)?;
-        give(tmpfs, &runtime, blueprint).while_(doing)?;
-        let scratch = Scratch { tmpfs };
+    /// The directories that everybody may write to.
+    fn scratch(&self, scratch: &Scratch) -> Result<()> {
+        let doing = || "show the scratch space".to_owned();
         self.mount_on(scratch.part("vartmp").while_(doing)?, b"/var/tmp", Kind::Directory)?;
-        self.mount_on(scratch.part("run").while_(doing)?, b"/run", Kind::Directory)?;
-        Ok(scratch)
+        self.mount_on(scratch.part("run").while_(doing)?, b"/run", Kind::Directory)
     }
 
     /// A /dev with what every program expects, and terminals of its own.
@@ -299,6 +281,32 @@ struct Scratch {
 }
 
 impl Scratch {
+    /// One tmpfs of the policy's size for /tmp, /var/tmp, /run, /dev/shm and a root's changes together.
+    ///
+    /// It is mounted on the root that will be left, since only a mount that is attached can be copied; it goes out of
+    /// sight with that.
+    fn mount(blueprint: &Blueprint) -> Result<Self> {
+        let doing = || "make the scratch space".to_owned();
+        // Four inodes a KiB: tiny files fill it no sooner than big ones.
+        let inodes = (blueprint.tmp.0 / 4096).max(1024);
+        let tmpfs =
+            tmpfs(&blueprint.tmp.0.to_string(), &inodes.to_string(), MountAttrFlags::MOUNT_ATTR_NODEV)
+                .while_(doing)?;
+        attach_to_root(tmpfs).while_(doing)?;
+        for (name, mode) in
+            [("tmp", 0o1777), ("vartmp", 0o1777), ("shm", 0o1777), ("run", 0o755), ("home", 0o755)]
+        {
+            mkdirat(tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
+        }
+        for (name, mode) in [("run/screen", 0o1777), ("run/lock", 0o1777), ("run/user", 0o755)] {
+            mkdirat(tmpfs, name, Mode::from_raw_mode(mode)).while_(doing)?;
+        }
+        let runtime = format!("run/user/{}", blueprint.uid);
+        mkdirat(tmpfs, &runtime, Mode::from_raw_mode(0o700)).while_(doing)?;
+        give(tmpfs, &runtime, blueprint).while_(doing)?;
+        Ok(Self { tmpfs })
+    }
+
     /// Names of our own on a file system of our own: nothing here can be a link.
     fn part(&self, name: &str) -> std::result::Result<BorrowedFd<'static>, Errno> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -314,7 +322,12 @@ fn write_all(file: &OwnedFd, mut content: &[u8]) -> std::result::Result<(), Errn
     Ok(())
 }
 
-fn attach_to(what: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+/// Mounts `what` over everything that this namespace has at its root so far.
+pub(super) fn attach_to_root(what: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    move_mount(what, "", rustix::fs::CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+pub(super) fn attach_to(what: BorrowedFd<'_>, target: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(what, "", target, "", flags)
 }
