@@ -17,12 +17,11 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch a_dry_run_shows_a_diff_and_writes_nothing),
     test!(scratch the_user_manager_is_masked_and_lingering_ends),
     test!(scratch changes_made_since_are_kept),
-    test!(scratch moved_from_jail_to_jail),
     test!(scratch jailkit_and_we_understand_each_other),
     test!(scratch sshd_is_asked_until_forwarding_is_shut),
 ];
 
-fn json(output: &jailwright_tests::Output) -> Value {
+pub(crate) fn json(output: &jailwright_tests::Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
@@ -237,26 +236,6 @@ fn changes_made_since_are_kept(scratch: &Scratch) -> Done {
     assert!(
         user.line_in("/etc/passwd").expect("there").ends_with(&format!(":{}:/bin/bash", user.home.display()))
     );
-    Ok(())
-}
-
-fn moved_from_jail_to_jail(scratch: &Scratch) -> Done {
-    let user = account();
-    std::fs::write(user.home.join("mine"), "mine").expect("write");
-    let before = user.line_in("/etc/passwd");
-    let (one, two) = (jail(scratch, "/srv"), jail(scratch, "/home"));
-    jail_user_in(&one, &["-m", &user.name]).ok();
-    let refused = jail_user().args(["--move-to", "/srv/no/such", &user.name]).run();
-    assert_eq!(refused.status, 1, "a bad jail costs nobody his place");
-    assert!(one.join("home").join(&user.name).exists());
-    jail_user().arg("--move-to").arg(&two).arg(&user.name).run().ok();
-    assert!(
-        two.join("home").join(&user.name).join("mine").exists()
-            && !one.join("home").join(&user.name).exists()
-    );
-    assert_eq!(user.line_in(one.join("etc/passwd").to_str().expect("text")), None);
-    jail_user().args(["--release", &user.name]).run().ok();
-    assert_eq!(user.line_in("/etc/passwd"), before);
     Ok(())
 }
 

@@ -31,7 +31,7 @@ const CALLS: [&str; 10] = [
 ];
 
 /// `jail-user …` under strace, which does something to one of its calls.
-fn traced(call: &str, what: &str, args: &[&str]) -> Run {
+pub(crate) fn traced(call: &str, what: &str, args: &[&str]) -> Run {
     Run::new("strace")
         .args([
             "-f",
@@ -48,7 +48,7 @@ fn traced(call: &str, what: &str, args: &[&str]) -> Run {
 }
 
 /// How often each call is made by a run that is left alone.
-fn counts(args: &[&str], scratch: &Scratch) -> Vec<(&'static str, u64)> {
+pub(crate) fn counts(args: &[&str], scratch: &Scratch) -> Vec<(&'static str, u64)> {
     let log = format!("/tmp/{}", scratch.unique("counts"));
     Run::new("strace")
         .args(["-f", "--seccomp-bpf", "-o", &log, "-e", &format!("trace={}", CALLS.join(","))])

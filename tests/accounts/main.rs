@@ -3,10 +3,12 @@
 //! These tests need neither a provisioned jail nor a login: a jail here is a directory with an /etc and a shell.
 
 mod bench;
+mod create;
 mod edits;
 mod faults;
 mod homes;
 mod refusals;
+mod relocate;
 mod setting;
 mod together;
 
@@ -15,6 +17,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     jailwright_tests::suite(&[
         edits::TESTS,
+        create::TESTS,
+        relocate::TESTS,
         refusals::TESTS,
         homes::TESTS,
         faults::TESTS,

@@ -15,5 +15,6 @@ mod fields;
 pub mod group;
 pub mod lock;
 pub mod passwd;
+pub mod placement;
 pub mod replace;
 pub mod table;

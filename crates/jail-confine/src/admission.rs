@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jail_accounts::convention::{jail_name, split_home};
-use jail_accounts::{group, passwd};
+use jail_accounts::{group, passwd, placement};
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 
@@ -22,6 +22,8 @@ use crate::trusted::{self, Trust};
 
 /// The administrator's policy.
 pub const POLICY_FILE: &str = "/etc/jailwright/jail-sh.toml";
+/// Where jail-user writes down who is in which jail while passwd's home stays as it is.
+pub const PLACEMENT_FILE: &str = "/etc/jailwright/accounts";
 /// What jail-init knows of each jail.
 pub const STATE_DIRECTORY: &str = "/var/lib/jailwright";
 /// No file that we read whole is longer than this: it would not be one of ours.
@@ -187,22 +189,39 @@ fn place_of(home: &[u8], file: &PolicyFile, subject: Subject<'_>) -> Result<Plac
         jail = layer.jail.as_ref().or(jail);
         inner = layer.home_path.as_ref().or(inner);
     }
-    match jail {
-        Some(jail) => Ok(Place {
+    if let Some(jail) = jail {
+        return Ok(Place {
             jail: jail.0.clone().into_bytes(),
             inner_home: inner.map_or_else(|| home.to_vec(), |path| path.0.clone().into_bytes()),
+            host_home: Some(home.to_vec()),
+        });
+    }
+    let placements = read_placements()?;
+    match placement::by_name(&placements, subject.user) {
+        Some(placed) => Ok(Place {
+            jail: placed.jail.to_vec(),
+            inner_home: inner.map_or_else(|| placed.home.to_vec(), |path| path.0.clone().into_bytes()),
             host_home: Some(home.to_vec()),
         }),
         None => Err(Refusal::new(
             What::Account,
             format!(
-                "the home '{}' of '{}' has no '/./' that names a jail, and the policy has no 'jail' for the user; \
-                 jail-user -j JAIL {} sets it",
+                "the home '{}' of '{}' has no '/./' that names a jail, and neither the policy nor '{PLACEMENT_FILE}' \
+                 has a jail for the user; jail-user -j JAIL {} sets it",
                 printable(home),
                 printable(subject.user),
                 printable(subject.user)
             ),
         )),
+    }
+}
+
+/// What jail-user wrote; read only where passwd and the policy are silent.
+fn read_placements() -> Result<Vec<u8>> {
+    match trusted::open_file(Path::new(PLACEMENT_FILE), Trust::Root) {
+        Ok((fd, _)) => read_all(&fd).or_refuse(What::Policy, || format!("read '{PLACEMENT_FILE}'")),
+        Err(why) if why.is_missing() => Ok(Vec::new()),
+        Err(why) => Err(Refusal::new(What::Policy, format!("accounts: {why}"))),
     }
 }
 

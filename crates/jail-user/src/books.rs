@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 use jail_accounts::lock::{AccountsLock, PATIENCE};
+use jail_accounts::placement;
 use jail_accounts::replace::{self, Fresh, Original};
 use jail_accounts::table::Table;
+use jail_provision::state::State;
 
 use crate::dir;
 use crate::host::Host;
@@ -66,6 +68,43 @@ pub fn edit_host<T>(
     Ok(result)
 }
 
+/// Lets `edit` change who is in which jail by our own file, for homes that stay where they are. Under the lock of the
+/// account files: runs on different jails share it.
+pub fn edit_placements<T>(host: &Host, edit: impl FnOnce(&mut Table<'_>) -> T) -> Result<T, Trouble> {
+    let etc = dir::open_trusted(&host.etc)?;
+    let _lock = AccountsLock::take(etc.as_fd(), PATIENCE)?;
+    let parent = host.config.parent().unwrap_or(&host.etc);
+    let name = host.config.strip_prefix(parent).unwrap_or(&host.config);
+    let base = dir::open_trusted(parent)?;
+    let config = dir::open_trusted_below(base.as_fd(), parent, name, true)?
+        .ok_or_else(|| Trouble::failed(format!("cannot make {}", quoted(host.config.as_os_str()))))?;
+    let old = view::read(&config, &host.config, placement::FILE)?;
+    let bytes = old.as_ref().map_or_else(|| placement::HEAD.to_vec(), |file| file.bytes.clone());
+    let mut table = placement::table(&bytes);
+    let result = edit(&mut table);
+    if table.is_changed() {
+        replace::replace(
+            config.as_fd(),
+            placement::FILE,
+            &table.bytes(),
+            old.as_ref(),
+            Fresh { mode: 0o644 },
+        )
+        .map_err(|error| cannot(error.what, host.config.join(&error.name))(error.source))?;
+    }
+    Ok(result)
+}
+
+/// Who is in which jail by our own file, to be looked at.
+pub fn read_placements(host: &Host) -> Result<Vec<u8>, Trouble> {
+    let path = host.config.join(placement::FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(cannot("read", &path)(error)),
+    }
+}
+
 /// A jail's account files, to be edited.
 #[derive(Debug)]
 pub struct JailBooks<'a> {
@@ -75,8 +114,15 @@ pub struct JailBooks<'a> {
     pub group: Table<'a>,
 }
 
-/// The same for a jail; its records are locked by the caller, which is all the locking there is inside.
-pub fn edit_jail<T>(jail: &Jail, edit: impl FnOnce(&mut JailBooks<'_>) -> T) -> Result<T, Trouble> {
+/// The same for a jail, under the lock of those who provision it: they write these files too.
+pub fn edit_jail<T>(
+    host: &Host,
+    jail: &Jail,
+    edit: impl FnOnce(&mut JailBooks<'_>) -> T,
+) -> Result<T, Trouble> {
+    let _lock = State::at(&host.state.join(&jail.name), &jail.name)
+        .lock(&mut |holder| complain!("jail-user: waiting for {holder}"))
+        .map_err(|error| Trouble::failed(error.to_string()))?;
     let path = jail.path.join("etc");
     let passwd = view::read(&jail.etc, &path, "passwd")?;
     let group = view::read(&jail.etc, &path, "group")?;

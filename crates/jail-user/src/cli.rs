@@ -8,7 +8,7 @@ use clap::{ArgGroup, CommandFactory, Parser};
 /// Puts accounts into jails and takes them out again.
 #[derive(Debug, Parser)]
 #[command(name = "jail-user", version, max_term_width = 100, after_help = EXAMPLES)]
-#[command(group(ArgGroup::new("what").args(["release", "move_to"])))]
+#[command(group(ArgGroup::new("what").args(["release", "move_to", "remove"])))]
 pub struct Cli {
     /// The jail (with --release: found from the account if left out)
     #[arg(short, long, value_name = "JAIL")]
@@ -18,8 +18,20 @@ pub struct Cli {
     #[arg(short, long = "move", conflicts_with = "what")]
     pub move_home: bool,
 
+    /// Leave the home and passwd's word of it where they are: the cell mounts it at the same path
+    #[arg(short, long, conflicts_with_all = ["what", "move_home"])]
+    pub bind_home: bool,
+
+    /// Make the accounts first, by the host's own useradd, with a home in the jail
+    #[arg(long, conflicts_with_all = ["what", "move_home"])]
+    pub create: bool,
+
+    /// Let these public keys in (a file as ssh-keygen makes it, - for standard input)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["release", "remove"])]
+    pub key: Option<PathBuf>,
+
     /// The shell in the jail; else the account's own if the jail has it, else bash
-    #[arg(short, long, value_name = "PATH", conflicts_with = "release")]
+    #[arg(short, long, value_name = "PATH", conflicts_with_all = ["release", "remove"])]
     pub shell: Option<PathBuf>,
 
     /// Accepted for jailkit's sake: we never ask
@@ -50,6 +62,14 @@ pub struct Cli {
     #[arg(long, value_name = "JAIL")]
     pub move_to: Option<PathBuf>,
 
+    /// Delete accounts: out of the jail, then by the host's own userdel; the home stays where it is
+    #[arg(long)]
+    pub remove: bool,
+
+    /// With --remove: delete the home as well
+    #[arg(long, requires = "remove")]
+    pub with_home: bool,
+
     /// Also the accounts that a file names, one a line (- for standard input)
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
@@ -72,6 +92,10 @@ const EXAMPLES: &str = "EXAMPLES:
   jail-user -j /home/jail -m --dry-run dave
                                          show what that would change
   jail-user --release dave               put dave back as he was
+  jail-user -j /home/jail --create --key erin.pub erin
+                                         make the account erin, jailed, with her key
+  jail-user -j /home/jail --bind-home dave
+                                         jail dave, whose home stays in /home/dave
   jail-user -j /home/jail --group students
                                          jail every member of a group
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub struct Host {
     /// Account files: `/etc`.
     pub etc: PathBuf,
+    /// Our settings: `/etc/jailwright`.
+    pub config: PathBuf,
     /// Our state: `/var/lib/jailwright`.
     pub state: PathBuf,
     /// The skeleton of new homes: `/etc/skel`.
@@ -23,6 +25,10 @@ pub struct Host {
     pub systemd_runs: bool,
     /// `sshd`, if the host has one.
     pub sshd: Option<PathBuf>,
+    /// The host's own program that makes accounts, as the administrator has set it up.
+    pub useradd: Option<PathBuf>,
+    /// The host's own program that deletes them.
+    pub userdel: Option<PathBuf>,
     /// Programs that drop cached accounts, with their arguments, as usermod runs them.
     pub flush: Vec<(PathBuf, Vec<&'static str>)>,
 }
@@ -34,6 +40,7 @@ impl Host {
         let first = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|path| path.exists());
         Self {
             etc: "/etc".into(),
+            config: "/etc/jailwright".into(),
             state: "/var/lib/jailwright".into(),
             skeleton: "/etc/skel".into(),
             login_shell: login_shell.unwrap_or_else(beside_ourselves),
@@ -42,6 +49,8 @@ impl Host {
             systemctl: first(&["/usr/bin/systemctl", "/bin/systemctl"]),
             systemd_runs: Path::new("/run/systemd/system").is_dir(),
             sshd: jail_provision::sshd::program(),
+            useradd: first(&["/usr/sbin/useradd", "/sbin/useradd"]),
+            userdel: first(&["/usr/sbin/userdel", "/sbin/userdel"]),
             flush: flushers(),
         }
     }

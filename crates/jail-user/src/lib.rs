@@ -7,10 +7,12 @@ mod talk;
 
 pub mod books;
 pub mod cli;
+pub mod create;
 pub mod dir;
 pub mod home;
 pub mod host;
 pub mod jail;
+pub mod keys;
 pub mod manager;
 pub mod plan;
 pub mod processes;

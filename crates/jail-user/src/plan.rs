@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use jail_accounts::{convention, passwd, table};
+use jail_accounts::{convention, passwd, placement, table};
 
 use crate::dir;
 use crate::home::{self, Place};
@@ -15,7 +15,7 @@ use crate::host::{Host, LoginDefs};
 use crate::jail::Jail;
 use crate::manager;
 use crate::processes::Running;
-use crate::record::{Home, JailGroup, JailLine, Phase, Record};
+use crate::record::{Home, JailGroup, JailLine, Origin, Phase, Record};
 use crate::text::Text;
 use crate::trouble::{Trouble, cannot, quoted, quoted_bytes};
 use crate::view::View;
@@ -70,6 +70,8 @@ pub struct Scene<'a> {
     pub mounts: &'a [PathBuf],
     /// The records that there are, by name.
     pub records: &'a HashMap<&'a [u8], &'a Record>,
+    /// Our own file of who is in which jail.
+    pub placements: &'a [u8],
 }
 
 /// A plan for one account.
@@ -94,16 +96,18 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
         .passwd
         .line(name)
         .ok_or_else(|| Trouble::failed(format!("passwd has no line of {}", quoted(user))))?;
-    let residence = residence(scene, entry)?;
+    let residence = residence(scene, wish, entry)?;
     // A record of an account that somebody has taken out of the jail by hand says nothing any more.
     let is_bound = |old: &Record| old.home == Home::Bound && old.line_after.0 == line;
     let old = scene.records.get(name).copied().filter(|old| residence.is_jailed || is_bound(old));
+    let home = home(scene, wish, entry, &residence, old)?;
+    let placed = refuse_other_placement(scene, entry, &home, &residence.inner)?;
 
     let shell = inner_shell(scene, wish, entry, &residence)?;
     let jail_line = jail_line(scene, entry, &residence.inner, &shell, old)?;
     let (jail_groups, groups_missing) = jail_groups(scene, entry, old)?;
-    let line_after = match wish.home {
-        HomeChoice::Bind => {
+    let line_after = match home {
+        Home::Bound => {
             table::with_home_and_shell(line, entry.home, scene.host.login_shell.as_os_str().as_bytes())
         }
         _ => table::with_home_and_shell(
@@ -120,7 +124,6 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
     let user_text = Text::from(name);
     let with_systemd = manager::is_present(scene.host);
     let shut = !with_systemd || manager::is_shut(scene.host, entry.uid, &user_text);
-    let home = home(scene, wish, entry, &residence, old)?;
     let record = Record {
         uid: entry.uid,
         phase: Phase::Adding,
@@ -136,9 +139,13 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
             None => with_systemd.then(|| manager::plan(scene.host, entry.uid, &user_text)),
         },
         user: user_text,
+        origin: None,
     };
     let written = scene.jail_passwd_line(name) == Some(record.jail_line.after.0.as_slice());
-    let home_there = record.home == Home::Bound || residence.is_jailed && residence.home_exists;
+    let home_there = match record.home {
+        Home::Bound => placed,
+        _ => residence.is_jailed && residence.home_exists,
+    };
     let changes = !(record.line_after.0 == line
         && written
         && !groups_missing
@@ -152,6 +159,118 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
         warnings: warnings(scene, wish, entry, &record),
         record,
     })
+}
+
+/// Plans to take an account from one jail to another, home and all. It is a plan as any other, with the home in the old
+/// jail as the one to be moved; what it was before any jail is in the old record.
+pub fn relocation(
+    scene: &Scene<'_>,
+    wish: &Wish,
+    user: &OsStr,
+    old_jail: &Path,
+    old: &Record,
+) -> Result<Planned, Trouble> {
+    let name = user.as_bytes();
+    let entry = find(scene, user)?;
+    refuse_system_accounts(scene, entry)?;
+    let line = scene.passwd.line(name).unwrap_or_default();
+    if line != old.line_after.0 || entry.uid != old.uid {
+        return Err(Trouble::failed(format!(
+            "the passwd line of {} was changed since it was jailed",
+            quoted(user)
+        ))
+        .hint("run jail-user on its present jail first, or --release it"));
+    }
+    let inner = old.inner_home.as_path();
+    let from = old_jail.join(inner.strip_prefix("/").unwrap_or(inner));
+    let home = match &old.home {
+        Home::Bound => Home::Bound,
+        _ => Home::Moved { from: from.clone().into() },
+    };
+    if home != Home::Bound {
+        refuse_unmovable(scene, wish, entry, &from, inner)?;
+    }
+    let login_shell = scene.host.login_shell.as_os_str().as_bytes();
+    let new_home = match home {
+        Home::Bound => entry.home.to_vec(),
+        _ => [scene.jail.path.as_os_str().as_bytes(), b"/.", inner.as_os_str().as_bytes()].concat(),
+    };
+    let line_after = table::with_home_and_shell(line, &new_home, login_shell).ok_or_else(|| {
+        Trouble::failed(format!("the home or shell of {} cannot be written in passwd", quoted(user)))
+    })?;
+    let shell = match &wish.shell {
+        Some(shell) => scene.jail.check_shell(shell).map(|()| shell.clone())?,
+        None => {
+            let before = passwd::parse(&old.jail_line.after.0).map(|entry| entry.shell).unwrap_or_default();
+            scene.jail.default_shell(before)?
+        }
+    };
+    let in_jailed = scene.view.group_id(JAILED).is_some_and(|gid| scene.view.groups_of(name).contains(&gid));
+    let user_text = Text::from(name);
+    let new_manager = old.user_manager.is_none() && manager::is_present(scene.host);
+    let record = Record {
+        uid: entry.uid,
+        phase: Phase::Adding,
+        line_before: line.into(),
+        line_after: line_after.into(),
+        inner_home: old.inner_home.clone(),
+        home,
+        jail_line: jail_line(scene, entry, inner, &shell, None)?,
+        jail_groups: jail_groups(scene, entry, None)?.0,
+        joined_jailed: !in_jailed,
+        user_manager: new_manager.then(|| manager::plan(scene.host, entry.uid, &user_text)),
+        user: user_text,
+        origin: Some(Box::new(Origin { jail: old_jail.to_owned().into(), record: old.clone() })),
+    };
+    Ok(Planned {
+        changes: true,
+        new_home: home::NewHome { uid: entry.uid, gid: entry.gid, mode: scene.defs.home_mode },
+        warnings: warnings(scene, wish, entry, &record),
+        record,
+    })
+}
+
+/// Whether a home can go from one jail into another.
+fn refuse_unmovable(
+    scene: &Scene<'_>,
+    wish: &Wish,
+    entry: &passwd::Entry<'_>,
+    from: &Path,
+    inner: &Path,
+) -> Result<(), Trouble> {
+    let who = quoted_bytes(entry.name);
+    if let Movable::NotThere = check_movable(scene, wish, entry, from)? {
+        return Err(Trouble::failed(format!("the home {} of {who} is not there", quoted(from.as_os_str()))));
+    }
+    match Place::below(&scene.jail.root, &scene.jail.path, inner, false)? {
+        Some(place) if place.stat()?.is_some() => Err(Trouble::failed(format!(
+            "{} is there already, so the home of {who} cannot be moved there",
+            quoted(place.path().as_os_str())
+        ))
+        .hint("move that one away")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether our own file has the account in this jail, as a home that stays outside needs it.
+fn refuse_other_placement(
+    scene: &Scene<'_>,
+    entry: &passwd::Entry<'_>,
+    home: &Home,
+    inner: &Path,
+) -> Result<bool, Trouble> {
+    let Some(placed) = placement::by_name(scene.placements, entry.name) else { return Ok(false) };
+    let here = dir::clean(placed.jail).is_some_and(|jail| jail == scene.jail.path);
+    let ours = scene.host.login_shell.as_os_str().as_bytes() == entry.shell;
+    if !here && ours {
+        return Err(Trouble::failed(format!(
+            "{} is in the jail {} already",
+            quoted_bytes(entry.name),
+            quoted_bytes(placed.jail)
+        ))
+        .hint("use --move-to, or --release it first"));
+    }
+    Ok(here && *home == Home::Bound && placed.home == inner.as_os_str().as_bytes())
 }
 
 impl Scene<'_> {
@@ -209,7 +328,7 @@ struct Residence {
     place: Option<Place>,
 }
 
-fn residence(scene: &Scene<'_>, entry: &passwd::Entry<'_>) -> Result<Residence, Trouble> {
+fn residence(scene: &Scene<'_>, wish: &Wish, entry: &passwd::Entry<'_>) -> Result<Residence, Trouble> {
     let who = quoted_bytes(entry.name);
     let bad = || {
         Trouble::unsafe_to(format!("the home {} of {who} is no usable path", quoted_bytes(entry.home)))
@@ -240,7 +359,11 @@ fn residence(scene: &Scene<'_>, entry: &passwd::Entry<'_>) -> Result<Residence, 
         return Err(bad());
     }
     let place = Place::below(&scene.jail.root, &scene.jail.path, &inner, false)?;
+    // Where a home is mounted by the cell, an empty directory of root's waits for it.
+    let bound = wish.home == HomeChoice::Bind
+        || scene.records.get(entry.name).is_some_and(|old| old.home == Home::Bound);
     let home_exists = match &place {
+        _ if bound => false,
         Some(place) => match place.stat()? {
             Some(found) => home::check_own(place, &found, entry.uid).map(|()| true)?,
             None => false,
@@ -257,13 +380,21 @@ fn home(
     residence: &Residence,
     old: Option<&Record>,
 ) -> Result<Home, Trouble> {
-    if let Some(old) = old {
+    if let Some(old) = old.filter(|old| old.home == Home::Bound || wish.home != HomeChoice::Bind) {
         return Ok(old.home.clone());
     }
-    if wish.home == HomeChoice::Bind {
-        return Ok(Home::Bound);
-    }
     let lies_within = residence.outer.starts_with(&scene.jail.path);
+    if wish.home == HomeChoice::Bind {
+        return if residence.is_jailed || lies_within {
+            Err(Trouble::failed(format!(
+                "the home of {} is in the jail already, so there is nothing to bind",
+                quoted_bytes(entry.name)
+            ))
+            .hint("leave out --bind-home, or --release the account first"))
+        } else {
+            check_bindable(entry, &residence.outer).map(|()| Home::Bound)
+        };
+    }
     if residence.is_jailed || lies_within {
         return Ok(if residence.home_exists { Home::Kept } else { Home::Made });
     }
@@ -282,6 +413,24 @@ fn home(
         Movable::Yes => Ok(Home::Moved { from: residence.outer.clone().into() }),
         Movable::NotThere => Ok(Home::Made),
     }
+}
+
+/// The cell mounts what is there at login: a real directory of the account's, which nobody else can exchange.
+fn check_bindable(entry: &passwd::Entry<'_>, outer: &Path) -> Result<(), Trouble> {
+    let place = Place::on_host(outer)?;
+    let missing = || {
+        Trouble::failed(format!("the home {} is not there", quoted(outer.as_os_str())))
+            .hint("make it, or leave out --bind-home for a home in the jail")
+    };
+    if place.path() != outer {
+        return Err(Trouble::failed(format!(
+            "the home {} is reached by a symbolic link; its real path is {}",
+            quoted(outer.as_os_str()),
+            quoted(place.path().as_os_str())
+        ))
+        .hint("set the account's home to the real path first (usermod -d)"));
+    }
+    home::check_own(&place, &place.stat()?.ok_or_else(missing)?, entry.uid)
 }
 
 enum Movable {
@@ -331,7 +480,8 @@ fn inner_shell(
     if let Some(shell) = &wish.shell {
         return scene.jail.check_shell(shell).map(|()| shell.clone());
     }
-    let present = scene.jail_view.account(entry.name).filter(|_| residence.is_jailed);
+    let bound = scene.records.get(entry.name).is_some_and(|old| old.home == Home::Bound);
+    let present = scene.jail_view.account(entry.name).filter(|_| residence.is_jailed || bound);
     if let Some(there) = present {
         let shell = Path::new(OsStr::from_bytes(there.shell));
         if scene.jail.check_shell(shell).is_ok() {
@@ -449,7 +599,7 @@ fn warnings(scene: &Scene<'_>, wish: &Wish, entry: &passwd::Entry<'_>, record: &
     if wish.home == HomeChoice::Move && record.home == Home::Made {
         found.push(format!("{who} had no home to move: a new one is made in the jail"));
     }
-    if matches!(record.home, Home::Kept | Home::Made) {
+    if matches!(record.home, Home::Kept | Home::Made | Home::Bound) {
         if let Some(what) = scene.running.of(entry.uid) {
             found.push(format!("{who} has processes outside of the jail, which stay there: {what}"));
         }

@@ -26,6 +26,10 @@ pub enum Phase {
     Jailed,
     /// Being taken out; can only be finished.
     Releasing,
+    /// Being deleted, account and all; can only be finished. The home stays.
+    Removing,
+    /// The same, and the home goes too.
+    Purging,
 }
 
 /// What became of the home.
@@ -101,6 +105,34 @@ pub struct Record {
     pub joined_jailed: bool,
     /// What was done about systemd; `None` where there is none.
     pub user_manager: Option<UserManager>,
+    /// The jail that the account comes from, until it has left that one for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Box<Origin>>,
+}
+
+/// Where an account was before `--move-to`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// That jail.
+    pub jail: Text,
+    /// What it was there.
+    pub record: Record,
+}
+
+impl Record {
+    /// The record as it is once the account has left the jail it came from: a release must go by what it was before
+    /// it was in any jail.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        if let Some(origin) = self.origin.take() {
+            let old = origin.record;
+            self.line_before = old.line_before;
+            self.home = old.home;
+            self.joined_jailed |= old.joined_jailed;
+            self.user_manager = old.user_manager.or(self.user_manager);
+        }
+        self
+    }
 }
 
 /// The file as it is on disk.
@@ -154,15 +186,26 @@ impl Records {
 
     /// Makes the jail's state directory if need be, waits for other runs on this jail and reads its records.
     pub fn lock(state: &Path, jail: &Path, name: &str) -> Result<Self, Trouble> {
+        Self::lock_if(state, jail, name, Patience::Wait)?
+            .ok_or_else(|| Trouble::failed(format!("the records of {} are locked", quoted(jail.as_os_str()))))
+    }
+
+    /// The same; `None` if another run has them and `patience` is short.
+    pub fn lock_if(
+        state: &Path,
+        jail: &Path,
+        name: &str,
+        patience: Patience,
+    ) -> Result<Option<Self>, Trouble> {
         let parent = state.parent().unwrap_or(Path::new("/"));
         let base = dir::open_trusted(parent)?;
         let below = state.strip_prefix(parent).unwrap_or(state).join(name);
         let path = parent.join(&below);
         let open = dir::open_trusted_below(base.as_fd(), parent, &below, true)?
             .ok_or_else(|| Trouble::failed(format!("cannot make {}", quoted(path.as_os_str()))))?;
-        let lock = take_lock(open.as_fd(), &path)?;
+        let Some(lock) = take_lock(open.as_fd(), &path, patience)? else { return Ok(None) };
         let accounts = load(open.as_fd(), &path, jail)?;
-        Ok(Self { dir: open, path, jail: jail.to_owned(), accounts, _lock: Some(lock) })
+        Ok(Some(Self { dir: open, path, jail: jail.to_owned(), accounts, _lock: Some(lock) }))
     }
 
     /// The record of an account.
@@ -200,16 +243,30 @@ fn load(open: BorrowedFd<'_>, path: &Path, jail: &Path) -> Result<Vec<Record>, T
     Ok(on_disk.accounts)
 }
 
-/// One run at a time per jail; others wait. A whole move may lie between, so there is no deadline.
-fn take_lock(open: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Trouble> {
+/// Whether to wait for another run's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A whole move may lie between, so there is no deadline.
+    Wait,
+    /// Who holds one jail's lock may only try for another's, or two runs could wait for each other.
+    Try,
+}
+
+/// One run at a time per jail.
+fn take_lock(open: BorrowedFd<'_>, path: &Path, patience: Patience) -> Result<Option<OwnedFd>, Trouble> {
     let path = path.join("accounts.lock");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let lock = rustix::fs::openat(open, "accounts.lock", flags, Mode::from_raw_mode(0o600))
         .map_err(cannot("open", &path))?;
     loop {
-        match rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(lock),
+        let operation = match patience {
+            Patience::Wait => FlockOperation::LockExclusive,
+            Patience::Try => FlockOperation::NonBlockingLockExclusive,
+        };
+        match rustix::fs::flock(&lock, operation) {
+            Ok(()) => return Ok(Some(lock)),
             Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
             Err(errno) => return Err(cannot("lock", &path)(errno)),
         }
     }

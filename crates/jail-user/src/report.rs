@@ -1,11 +1,12 @@
 //! What is said of each account: lines for people, JSON for scripts.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::record::{Home, JailGroup, Record};
+use crate::record::{Home, JailGroup, Phase, Record};
 use crate::text::Text;
 use crate::trouble::{Trouble, quoted};
 
@@ -105,6 +106,15 @@ impl Outcome {
         outcome
     }
 
+    /// It is deleted.
+    #[must_use]
+    pub fn removed(record: &Record, jail: &Path) -> Self {
+        let mut outcome = Self::new(record.user.as_os_str(), jail);
+        outcome.changed = true;
+        outcome.actions = removal(record, jail, record.phase == Phase::Purging);
+        outcome
+    }
+
     /// Prints it for people: what was done on stdout, the rest on stderr.
     pub fn print(&self, verbose: bool) {
         let user = quoted(self.user.as_os_str());
@@ -148,8 +158,20 @@ pub fn steps(record: &Record, jail: &Path) -> Vec<String> {
         Home::Moved { from } => format!("home: move {} to {inner}", quoted(from.as_os_str())),
         Home::Made => format!("home: make {inner} from the skeleton"),
         Home::Kept => format!("home: keep {inner}"),
-        Home::Bound => "home: stays where it is, the cell mounts it".to_owned(),
+        Home::Bound => format!(
+            "home: stays where it is, the cell mounts it at {}",
+            quoted(record.inner_home.as_os_str())
+        ),
     }];
+    if record.home == Home::Bound {
+        let placed =
+            [record.user.0.as_slice(), jail.as_os_str().as_bytes(), &record.inner_home.0].join(&b':');
+        steps.push(format!("/etc/jailwright/accounts: +{}", shown_line(&Text(placed))));
+    }
+    if let Some(origin) = &record.origin {
+        let passwd = quoted(origin.jail.as_path().join("etc/passwd").as_os_str());
+        steps.push(format!("{passwd}: -{}", shown_line(&origin.record.jail_line.after)));
+    }
     steps.extend(jail_steps(record, jail));
     if let Some(was) = record.user_manager {
         if was.masked {
@@ -165,6 +187,20 @@ pub fn steps(record: &Record, jail: &Path) -> Vec<String> {
     steps.push(format!("/etc/passwd: -{}", shown_line(&record.line_before)));
     steps.push(format!("/etc/passwd: +{}", shown_line(&record.line_after)));
     steps
+}
+
+/// The steps of deleting an account.
+#[must_use]
+pub fn removal(record: &Record, jail: &Path, with_home: bool) -> Vec<String> {
+    let inner = inside(jail, &record.inner_home);
+    let line = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
+    let outside = jail_accounts::passwd::parse(line).map(|entry| quoted(OsStr::from_bytes(entry.home)));
+    let home = if record.home == Home::Bound { outside.unwrap_or_default() } else { inner };
+    vec![
+        format!("account: userdel {}", quoted(record.user.as_os_str())),
+        format!("{}: -{}", quoted(jail.join("etc/passwd").as_os_str()), shown_line(&record.jail_line.after)),
+        if with_home { format!("home: delete {home}") } else { format!("home: {home} stays") },
+    ]
 }
 
 /// What a second run puts right.

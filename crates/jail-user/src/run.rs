@@ -10,13 +10,15 @@ use jail_accounts::convention;
 use jail_provision::sshd;
 
 use crate::cli::Cli;
+use crate::create::{self, Need};
 use crate::host::Host;
 use crate::jail::Jail;
+use crate::keys::Keys;
 use crate::manager::{Services, Systemctl};
 use crate::plan::{HomeChoice, Wish};
-use crate::record::{Home, Records};
+use crate::record::{Record, Records};
 use crate::report::{self, Outcome};
-use crate::session::{Session, plan_all};
+use crate::session::{Session, plan_all, relocate};
 use crate::trouble::{Kind, Trouble, cannot, quoted};
 use crate::view::{Files, View};
 
@@ -70,6 +72,10 @@ fn outcomes(cli: &Cli, host: &Host, services: Option<&dyn Services>) -> Result<V
     if users.is_empty() {
         return Err(Trouble::usage("no user is named").hint("see jail-user --help"));
     }
+    let keys = cli.key.as_deref().map(Keys::read).transpose()?;
+    if cli.remove {
+        return remove(cli, host, services, &users);
+    }
     if cli.release {
         return release(cli, host, services, &users);
     }
@@ -79,18 +85,121 @@ fn outcomes(cli: &Cli, host: &Host, services: Option<&dyn Services>) -> Result<V
     let jail =
         cli.jail.as_ref().ok_or_else(|| Trouble::usage("no jail is named").hint("say which with -j JAIL"))?;
     let wish = Wish {
-        home: if cli.move_home { HomeChoice::Move } else { HomeChoice::Make },
+        home: match (cli.move_home, cli.bind_home) {
+            (true, _) => HomeChoice::Move,
+            (false, true) => HomeChoice::Bind,
+            (false, false) => HomeChoice::Make,
+        },
         shell: cli.shell.clone(),
         force: cli.force,
     };
+    let newcomers =
+        if cli.create { Newcomers::look(host, jail, &users, &wish)? } else { Newcomers::default() };
+    let users: Vec<OsString> = users.into_iter().filter(|user| !newcomers.refuses(user)).collect();
     if cli.dry_run {
-        return dry_run(host, jail, &users, &wish);
+        let (new, known): (Vec<_>, Vec<_>) =
+            users.into_iter().partition(|user| newcomers.names.contains(user));
+        let mut outcomes = dry_run(host, jail, &known, &wish)?;
+        outcomes.extend(newcomers.shown(&new, jail, wish.home));
+        outcomes.extend(newcomers.refused);
+        return Ok(outcomes);
     }
     let (mut session, notes) = Session::open(host, services, jail, &users)?;
     notes.iter().for_each(|note| complain!("jail-user: {note}"));
-    let mut outcomes = session.add(&users, &wish);
+    let mut outcomes = newcomers.make_and_jail(host, &mut session, &users, &wish);
+    if let Some(keys) = &keys {
+        outcomes.iter_mut().for_each(|outcome| session.let_in(outcome, keys));
+    }
     warn_of_sshd(host, &mut outcomes);
     Ok(outcomes)
+}
+
+/// The accounts that `--create` has to make.
+#[derive(Debug, Default)]
+struct Newcomers {
+    names: Vec<OsString>,
+    shell: PathBuf,
+    refused: Vec<Outcome>,
+}
+
+impl Newcomers {
+    fn look(host: &Host, jail: &Path, users: &[OsString], wish: &Wish) -> Result<Self, Trouble> {
+        let jail = Jail::open(jail)?;
+        let shell = match &wish.shell {
+            Some(shell) => jail.check_shell(shell).map(|()| shell.clone())?,
+            None => jail.default_shell(b"")?,
+        };
+        let files = Files::read(host)?;
+        let mut newcomers = Self { shell, ..Self::default() };
+        for user in users {
+            match create::need(&files.passwd.bytes, user) {
+                Ok(Need::Account) => newcomers.names.push(user.clone()),
+                Ok(Need::Nothing) => {}
+                Err(trouble) => newcomers.refused.push(Outcome::failed(user, &jail.path, trouble)),
+            }
+        }
+        Ok(newcomers)
+    }
+
+    fn refuses(&self, user: &OsStr) -> bool {
+        self.refused.iter().any(|outcome| outcome.user.as_os_str() == user)
+    }
+
+    fn shown(&self, users: &[OsString], jail: &Path, home: HomeChoice) -> Vec<Outcome> {
+        let show = |user: &OsString| {
+            let line: Vec<String> = create::arguments(&self.shell, home, user)
+                .iter()
+                .map(|argument| argument.to_string_lossy().escape_debug().to_string())
+                .collect();
+            let actions = vec![
+                format!("account: useradd {}", line.join(" ")),
+                "then as for an account that is there".to_owned(),
+            ];
+            Outcome { changed: true, actions, ..Outcome::unchanged(user, jail, &[]) }
+        };
+        users.iter().map(show).collect()
+    }
+
+    /// Makes accounts and jails them; one that cannot be jailed is not left behind unjailed.
+    fn make_and_jail(
+        self,
+        host: &Host,
+        session: &mut Session<'_>,
+        users: &[OsString],
+        wish: &Wish,
+    ) -> Vec<Outcome> {
+        let mut outcomes = self.refused;
+        let mut going = Vec::new();
+        let mut made = Vec::new();
+        for user in users {
+            if !self.names.contains(user) {
+                going.push(user.clone());
+                continue;
+            }
+            match create::useradd(host, &self.shell, wish.home, user) {
+                Ok(()) => {
+                    going.push(user.clone());
+                    made.push(user.clone());
+                }
+                Err(trouble) => outcomes.push(Outcome::failed(user, session.jail_path(), trouble)),
+            }
+        }
+        for mut outcome in session.add(&going, wish) {
+            if made.iter().any(|user| user == outcome.user.as_os_str()) {
+                match &mut outcome.error {
+                    None => outcome.actions.insert(0, "account: made by useradd".to_owned()),
+                    Some(_) => {
+                        if let Err(trouble) = create::userdel(host, outcome.user.as_os_str()) {
+                            outcome.changed = true;
+                            outcome.warnings.push(format!("the account was made and is left: {trouble}"));
+                        }
+                    }
+                }
+            }
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
 }
 
 /// The accounts that are meant, each once, in the order of their naming.
@@ -162,23 +271,63 @@ fn release(
     let mut outcomes = Vec::new();
     for (jail, users) in by_jail(cli, host, users, &mut outcomes)? {
         if cli.dry_run {
-            outcomes.extend(dry_release(host, &jail, &users)?);
+            outcomes.extend(dry_records(host, &jail, &users, |record| Outcome::released(record, &jail))?);
             continue;
         }
-        let mut session = match Session::open(host, services, &jail, &[]) {
-            Ok((session, notes)) => {
-                notes.iter().for_each(|note| complain!("jail-user: {note}"));
-                session
-            }
-            Err(_) if cli.force => Session::open_without_jail(host, services, &jail)?,
-            Err(trouble) => return Err(trouble),
-        };
-        outcomes.extend(session.release(&users, cli.force));
+        outcomes.extend(open_for_leaving(cli, host, services, &jail)?.release(&users, cli.force));
     }
     Ok(outcomes)
 }
 
-/// Out of one jail and into another. An account that cannot go into the new one is released all the same, and said so.
+/// Deletes accounts. One that is gone already is nothing to do.
+fn remove(
+    cli: &Cli,
+    host: &Host,
+    services: Option<&dyn Services>,
+    users: &[OsString],
+) -> Result<Vec<Outcome>, Trouble> {
+    let files = Files::read(host)?;
+    let view = View::new(&files.passwd.bytes, &files.group.bytes);
+    let recorded: std::collections::HashSet<Vec<u8>> =
+        Records::accounts_of_all(&host.state)?.into_iter().map(|(record, _)| record.user.0).collect();
+    let (known, gone): (Vec<OsString>, Vec<OsString>) = users
+        .iter()
+        .cloned()
+        .partition(|user| view.account(user.as_bytes()).is_some() || recorded.contains(user.as_bytes()));
+    let mut outcomes: Vec<Outcome> = gone
+        .iter()
+        .map(|user| Outcome::unchanged_because(user, Path::new(""), "is no account (any more)"))
+        .collect();
+    for (jail, users) in by_jail(cli, host, &known, &mut outcomes)? {
+        if cli.dry_run {
+            outcomes.extend(dry_records(host, &jail, &users, |record| Outcome {
+                actions: report::removal(record, &jail, cli.with_home),
+                ..Outcome::removed(record, &jail)
+            })?);
+            continue;
+        }
+        outcomes.extend(open_for_leaving(cli, host, services, &jail)?.remove(&users, cli.with_home));
+    }
+    Ok(outcomes)
+}
+
+fn open_for_leaving<'a>(
+    cli: &Cli,
+    host: &'a Host,
+    services: Option<&'a dyn Services>,
+    jail: &Path,
+) -> Result<Session<'a>, Trouble> {
+    match Session::open(host, services, jail, &[]) {
+        Ok((session, notes)) => {
+            notes.iter().for_each(|note| complain!("jail-user: {note}"));
+            Ok(session)
+        }
+        Err(_) if cli.force => Session::open_without_jail(host, services, jail),
+        Err(trouble) => Err(trouble),
+    }
+}
+
+/// Out of one jail and into another.
 fn move_to(
     cli: &Cli,
     host: &Host,
@@ -186,52 +335,33 @@ fn move_to(
     users: &[OsString],
     to: &Path,
 ) -> Result<Vec<Outcome>, Trouble> {
-    if cli.dry_run {
-        return Err(Trouble::usage("--move-to has no dry run").hint("try --release --dry-run"));
-    }
     // The new jail is looked at first: a bad one must not cost anybody his place in the old one.
-    Jail::open(to)?;
+    let to = Jail::open(to)?.path;
     let mut outcomes = Vec::new();
-    let recorded = Records::accounts_of_all(&host.state)?;
-    let (going, staying): (Vec<OsString>, Vec<OsString>) = users.iter().cloned().partition(|user| {
-        recorded
-            .iter()
-            .any(|(record, _)| record.user.0 == user.as_bytes() && matches!(record.home, Home::Moved { .. }))
-    });
-    for user in &staying {
-        let trouble =
-            Trouble::failed(format!("{} was not put into its jail with its home (-m)", quoted(user)))
-                .hint("--release it, move what it needs by hand, and jail it anew");
-        outcomes.push(Outcome::failed(user, to, trouble));
-    }
-    if going.is_empty() {
-        return Ok(outcomes);
-    }
-    let released = release(cli, host, services, &going)?;
-    let (failed, out): (Vec<Outcome>, Vec<Outcome>) =
-        released.into_iter().partition(|done| done.error.is_some());
-    outcomes.extend(failed);
-    let out: Vec<OsString> = out.iter().map(|done| done.user.as_os_str().to_owned()).collect();
     let wish = Wish { home: HomeChoice::Move, shell: cli.shell.clone(), force: cli.force };
-    let (mut session, notes) = Session::open(host, services, to, &out)?;
-    notes.iter().for_each(|note| complain!("jail-user: {note}"));
-    outcomes.extend(session.add(&out, &wish).into_iter().map(|mut done| {
-        if done.error.is_some() {
-            done.changed = true;
-            done.warnings.push(format!("{} is in no jail now", quoted(done.user.as_os_str())));
+    for (from, users) in by_jail(cli, host, users, &mut outcomes)? {
+        if from == to {
+            outcomes.extend(users.iter().map(|user| Outcome::unchanged(user, &to, &[])));
+            continue;
         }
-        done
-    }));
+        outcomes.extend(relocate(host, services, &from, &to, &users, &wish, cli.dry_run)?);
+    }
     Ok(outcomes)
 }
 
-fn dry_release(host: &Host, jail: &Path, users: &[OsString]) -> Result<Vec<Outcome>, Trouble> {
+/// What would be said of each account that a jail has a record of.
+fn dry_records(
+    host: &Host,
+    jail: &Path,
+    users: &[OsString],
+    tell: impl Fn(&Record) -> Outcome,
+) -> Result<Vec<Outcome>, Trouble> {
     let name = convention::jail_name(jail.as_os_str().as_bytes());
     let records = Records::read(&host.state, jail, &name)?;
     Ok(users
         .iter()
         .map(|user| match records.iter().find(|record| record.user.0 == user.as_bytes()) {
-            Some(record) => Outcome::released(record, jail),
+            Some(record) => tell(record),
             None => Outcome::unchanged_because(user, jail, "was not put into the jail by us"),
         })
         .collect())

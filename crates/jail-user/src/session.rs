@@ -1,4 +1,5 @@
 //! One run on one jail: finish or undo what a killed run left, then jail or release accounts, all or nothing for each.
+//! [`relocate`] moves accounts between two jails, [`removal`] deletes them.
 //!
 //! The order is what makes it safe to die anywhere: the journal first, then homes, the jail's files, systemd, and
 //! last the host's passwd. Until that rename an account is as it was and can be undone; after it, it is jailed and
@@ -9,20 +10,26 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use jail_accounts::{convention, group, passwd, table};
+use jail_accounts::{convention, group, passwd, placement, table};
 
 use crate::books;
 use crate::home::{self, Finished, Mover, Place, Totals};
 use crate::host::Host;
 use crate::jail::Jail;
+use crate::keys::Keys;
 use crate::manager::{self, Services};
 use crate::plan::{self, HomeChoice, JAILED, Planned, Scene, Wish};
 use crate::processes::Running;
-use crate::record::{Home, Phase, Record, Records};
+use crate::record::{Home, Patience, Phase, Record, Records};
 use crate::report::Outcome;
 use crate::text::Text;
 use crate::trouble::{Trouble, quoted, quoted_bytes};
 use crate::view::{Files, View, read};
+
+mod relocate;
+mod removal;
+
+pub use relocate::relocate;
 
 /// A run on one jail.
 pub struct Session<'a> {
@@ -32,9 +39,12 @@ pub struct Session<'a> {
     /// `None` if the jail is gone, which only a forced release puts up with.
     jail: Option<Jail>,
     records: Records,
+    /// The jail that accounts are being moved out of.
+    partner: Option<Box<Session<'a>>>,
 }
 
 /// What is to be said of an account, beside the plan.
+#[derive(Debug, Clone)]
 enum Remark {
     /// Something that was done.
     Done(String),
@@ -61,7 +71,8 @@ impl<'a> Session<'a> {
     ) -> Result<(Self, Vec<String>), Trouble> {
         let jail = Jail::open(path)?;
         let records = Records::lock(&host.state, &jail.path, &jail.name)?;
-        let mut session = Self { host, services, jail_path: jail.path.clone(), jail: Some(jail), records };
+        let jail_path = jail.path.clone();
+        let mut session = Self { host, services, jail_path, jail: Some(jail), records, partner: None };
         let notes = session.recover(resume)?;
         Ok((session, notes))
     }
@@ -76,7 +87,50 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Trouble::usage(format!("{} is not an absolute path", quoted(path.as_os_str()))))?;
         let name = convention::jail_name(path.as_os_str().as_bytes());
         let records = Records::lock(&host.state, &path, &name)?;
-        Ok(Self { host, services, jail_path: path, jail: None, records })
+        Ok(Self { host, services, jail_path: path, jail: None, records, partner: None })
+    }
+
+    /// The jail's path.
+    #[must_use]
+    pub fn jail_path(&self) -> &Path {
+        &self.jail_path
+    }
+
+    /// Puts public keys into the home of an account that is in the jail.
+    pub fn let_in(&self, outcome: &mut Outcome, keys: &Keys) {
+        if outcome.error.is_some() {
+            return;
+        }
+        let put = || -> Result<bool, Trouble> {
+            let user = outcome.user.as_os_str();
+            let record = self
+                .records
+                .get(user.as_bytes())
+                .ok_or_else(|| Trouble::failed(format!("{} is not in the jail", quoted(user))))?;
+            let line = record.line_after.0.strip_suffix(b"\n").unwrap_or(&record.line_after.0);
+            let entry = passwd::parse(line)
+                .ok_or_else(|| Trouble::failed(format!("the line of {} cannot be read", quoted(user))))?;
+            let place = match record.home {
+                Home::Bound => Place::on_host(Path::new(OsStr::from_bytes(entry.home)))?,
+                _ => {
+                    let jail = self.jail()?;
+                    Place::below(&jail.root, &jail.path, record.inner_home.as_path(), true)?
+                        .ok_or_else(|| Trouble::failed("the home is not there"))?
+                }
+            };
+            keys.put(&home::open_own(&place, entry.uid)?, &place.path(), entry.uid, entry.gid)
+        };
+        match put() {
+            Ok(false) => {}
+            Ok(true) => {
+                if !outcome.changed {
+                    outcome.actions.clear();
+                    outcome.changed = true;
+                }
+                outcome.actions.push("key: into .ssh/authorized_keys".to_owned());
+            }
+            Err(trouble) => outcome.error = Some(trouble),
+        }
     }
 
     fn jail(&self) -> Result<&Jail, Trouble> {
@@ -96,6 +150,10 @@ impl<'a> Session<'a> {
                     .collect();
             }
         };
+        self.work_on(users, planned)
+    }
+
+    fn work_on(&mut self, users: &[OsString], planned: Vec<Result<Planned, Trouble>>) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         let mut work = Vec::new();
         for (user, plan) in users.iter().zip(planned) {
@@ -166,7 +224,7 @@ impl<'a> Session<'a> {
             }
         }
         let records: Vec<&Record> = going.iter().map(|plan| &plan.record).collect();
-        books::edit_jail(self.jail()?, |books| {
+        books::edit_jail(self.host, self.jail()?, |books| {
             records.iter().for_each(|record| write_jail_lines(books, record))
         })?;
         let managed: Vec<(u32, Text)> = records
@@ -175,6 +233,7 @@ impl<'a> Session<'a> {
             .map(|record| (record.uid, record.user.clone()))
             .collect();
         manager::mask(self.host, self.services, &managed)?;
+        self.place(&records)?;
         let changed_meanwhile = self.switch_over(&records)?;
         for record in records {
             if changed_meanwhile.contains(&record.user) {
@@ -204,10 +263,9 @@ impl<'a> Session<'a> {
     fn bring_home(&self, plan: &Planned) -> Result<Option<Totals>, Trouble> {
         let jail = self.jail()?;
         let inner = plan.record.inner_home.as_path();
-        let make = !matches!(plan.record.home, Home::Bound);
-        let Some(place) = Place::below(&jail.root, &jail.path, inner, make)? else { return Ok(None) };
+        let Some(place) = Place::below(&jail.root, &jail.path, inner, true)? else { return Ok(None) };
         match &plan.record.home {
-            Home::Bound => Ok(None),
+            Home::Bound => home::make_mount_point(&place).map(|()| None),
             Home::Moved { from } if place.stat()?.is_none() => {
                 let from = Place::on_host(from.as_path())?;
                 Mover { from: &from, to: &place, uid: plan.record.uid }.bring()
@@ -217,6 +275,82 @@ impl<'a> Session<'a> {
                 home::make(&place, &self.host.skeleton, plan.new_home).map(|()| None)
             }
         }
+    }
+
+    /// Says in our own file where accounts go whose home stays outside: before passwd, since until that says so too the
+    /// file means nothing for them.
+    fn place(&self, records: &[&Record]) -> Result<(), Trouble> {
+        let bound: Vec<&Record> =
+            records.iter().filter(|record| record.home == Home::Bound).copied().collect();
+        if bound.is_empty() {
+            return Ok(());
+        }
+        let jail = self.jail_path.as_os_str().as_bytes();
+        books::edit_placements(self.host, |table| {
+            for record in &bound {
+                let name = record.user.0.as_slice();
+                let line = placement::line(&placement::Entry { name, jail, home: &record.inner_home.0 });
+                if table.replace(name, [line.as_slice(), b"\n"].concat()).is_err() {
+                    table.append(name, &line);
+                }
+            }
+        })
+    }
+
+    /// Takes accounts out of our own file, after passwd; one that has been placed elsewhere since stays there.
+    fn unplace(&self, records: &[&Record]) -> Result<(), Trouble> {
+        let bound: Vec<&Record> =
+            records.iter().filter(|record| record.home == Home::Bound).copied().collect();
+        if bound.is_empty() {
+            return Ok(());
+        }
+        let here = |line: &[u8]| {
+            let text = line.strip_suffix(b"\n").unwrap_or(line);
+            placement::parse(text).is_some_and(|placed| placed.jail == self.jail_path.as_os_str().as_bytes())
+        };
+        books::edit_placements(self.host, |table| {
+            for record in &bound {
+                if table.line(&record.user.0).is_some_and(here) {
+                    table.remove(&record.user.0);
+                }
+            }
+        })?;
+        let Some(jail) = &self.jail else { return Ok(()) };
+        for record in bound {
+            if let Some(place) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? {
+                home::remove_mount_point(&place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last step of a move from another jail: what that one knows and has of the account goes.
+    fn leave_old_jail(&mut self, record: &Record) -> Result<(), Trouble> {
+        let Some(origin) = record.origin.as_deref() else { return Ok(()) };
+        if let Some(partner) =
+            self.partner.as_deref_mut().filter(|old| old.jail_path == origin.jail.as_path())
+        {
+            return partner.forget(&origin.record);
+        }
+        let path = origin.jail.as_path();
+        let name = convention::jail_name(path.as_os_str().as_bytes());
+        let records = Records::lock_if(self.host.state.as_path(), path, &name, Patience::Try)?
+            .ok_or_else(|| Trouble::failed(format!("another run works on {}", quoted(path.as_os_str()))))?;
+        let jail = Jail::open(path).ok();
+        let (host, services) = (self.host, self.services);
+        Session { host, services, jail_path: path.to_owned(), jail, records, partner: None }
+            .forget(&origin.record)
+    }
+
+    /// Drops an account that is in another jail now.
+    fn forget(&mut self, record: &Record) -> Result<(), Trouble> {
+        if self.records.get(&record.user.0).is_none() {
+            return Ok(());
+        }
+        self.clear_jail(&[record])?;
+        self.unplace(&[record])?;
+        self.records.accounts.retain(|other| other.user != record.user);
+        self.records.save()
     }
 
     fn finish_home(&self, record: &Record) -> Result<Option<PathBuf>, Trouble> {
@@ -277,11 +411,13 @@ impl<'a> Session<'a> {
     ) -> Vec<Outcome> {
         let failed: HashMap<OsString, Trouble> = failures.into_iter().collect();
         let worked: HashSet<&Text> = work.iter().map(|plan| &plan.record.user).collect();
+        let mut remarks = remarks.clone();
+        self.leave_old_jails(work, &failed, &mut remarks);
         for record in self.records.accounts.iter_mut().filter(|record| worked.contains(&record.user)) {
             let told = remarks.get(&record.user).into_iter().flatten();
             let unfinished = told.into_iter().any(|remark| matches!(remark, Remark::Unfinished));
             if record.phase == Phase::Adding && !unfinished && !failed.contains_key(record.user.as_os_str()) {
-                record.phase = Phase::Jailed;
+                *record = Record { phase: Phase::Jailed, ..record.clone().settled() };
             }
         }
         let to_undo: Vec<Record> = (self.records.accounts.iter())
@@ -326,6 +462,22 @@ impl<'a> Session<'a> {
         work.iter().map(tell).collect()
     }
 
+    fn leave_old_jails(
+        &mut self,
+        work: &[Planned],
+        failed: &HashMap<OsString, Trouble>,
+        remarks: &mut Remarks,
+    ) {
+        let moved = |plan: &&Planned| !failed.contains_key(plan.record.user.as_os_str());
+        for plan in work.iter().filter(moved) {
+            if let Err(trouble) = self.leave_old_jail(&plan.record) {
+                let told = remarks.entry(plan.record.user.clone()).or_default();
+                told.push(Remark::Unfinished);
+                told.push(Remark::Warning(format!("{trouble}; the next run tries again")));
+            }
+        }
+    }
+
     fn upsert(&mut self, records: impl Iterator<Item = Record>) {
         let mut index: HashMap<Text, usize> =
             self.records.accounts.iter().enumerate().map(|(at, record)| (record.user.clone(), at)).collect();
@@ -347,7 +499,8 @@ impl<'a> Session<'a> {
         }
         let files = Files::read(self.host)?;
         let lines = table::Table::passwd(&files.passwd.bytes);
-        let (mut finish, mut undo, mut release) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut finish, mut undo, mut release, mut remove) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for record in &self.records.accounts {
             let committed = lines.line(&record.user.0) == Some(record.line_after.0.as_slice());
             match record.phase {
@@ -355,12 +508,17 @@ impl<'a> Session<'a> {
                 Phase::Adding if committed => finish.push(record.clone()),
                 Phase::Adding => undo.push(record.clone()),
                 Phase::Releasing => release.push(record.clone()),
+                Phase::Removing | Phase::Purging => remove.push(record.clone()),
             }
         }
         let mut notes = Vec::new();
         let mut stuck = HashSet::new();
         for record in &finish {
-            if let Err(trouble) = self.finish_home(record) {
+            let finished = self
+                .place(&[record])
+                .and_then(|()| self.finish_home(record))
+                .and_then(|_| self.leave_old_jail(record));
+            if let Err(trouble) = finished {
                 notes.push(format!("{trouble}; the next run tries again"));
                 stuck.insert(record.user.clone());
                 continue;
@@ -373,7 +531,7 @@ impl<'a> Session<'a> {
         let finished: HashSet<&Text> =
             finish.iter().map(|record| &record.user).filter(|user| !stuck.contains(*user)).collect();
         for record in self.records.accounts.iter_mut().filter(|record| finished.contains(&record.user)) {
-            record.phase = Phase::Jailed;
+            *record = Record { phase: Phase::Jailed, ..record.clone().settled() };
         }
         let resumed: HashSet<Text> = resume.iter().map(|user| Text::from(user.as_bytes())).collect();
         if !undo.is_empty() {
@@ -393,6 +551,16 @@ impl<'a> Session<'a> {
                     .map(|record| format!("finished the release of {}", quoted(record.user.as_os_str()))),
             );
         }
+        if !remove.is_empty() {
+            if let Some((_, trouble)) = self.take_away(&remove)?.into_iter().next() {
+                return Err(trouble);
+            }
+            notes.extend(
+                remove
+                    .iter()
+                    .map(|record| format!("finished the removal of {}", quoted(record.user.as_os_str()))),
+            );
+        }
         self.records.save()?;
         Ok(notes)
     }
@@ -405,6 +573,7 @@ impl<'a> Session<'a> {
         let all: Vec<&Record> = records.iter().collect();
         self.restore_host(&all)?;
         self.clear_jail(&all)?;
+        self.unplace(&all)?;
         let gone: HashSet<&Text> = records.iter().map(|record| &record.user).collect();
         self.records.accounts.retain(|record| !gone.contains(&record.user));
         Ok(())
@@ -507,6 +676,7 @@ impl<'a> Session<'a> {
         }
         self.restore_host(&moved)?;
         self.clear_jail(&moved)?;
+        self.unplace(&moved)?;
         for record in &moved {
             if let Err(trouble) = self.finish_home_back(record) {
                 complain!("jail-user: {trouble}; the next run tries again");
@@ -614,7 +784,7 @@ impl<'a> Session<'a> {
             .filter(|record| !going.contains(&record.user))
             .flat_map(|record| record.jail_groups.iter().map(|group| group.gid))
             .collect();
-        books::edit_jail(jail, |books| {
+        books::edit_jail(self.host, jail, |books| {
             for record in records {
                 clear_jail_lines(books, record, &needed);
             }
@@ -629,6 +799,26 @@ pub fn plan_all(
     records: &[Record],
     users: &[OsString],
     wish: &Wish,
+) -> Result<Vec<Result<Planned, Trouble>>, Trouble> {
+    let mut seen = HashSet::new();
+    let plan_one = |scene: &Scene<'_>, user: &OsString| {
+        if seen.insert(user.clone()) {
+            plan::account(scene, wish, user)
+        } else {
+            Err(Trouble::usage(format!("{} is named twice", quoted(user))))
+        }
+    };
+    plan_each(host, jail, records, users, wish, plan_one)
+}
+
+/// Reads what planning needs once and plans for each account.
+fn plan_each(
+    host: &Host,
+    jail: Option<&Jail>,
+    records: &[Record],
+    users: &[OsString],
+    wish: &Wish,
+    mut plan_one: impl FnMut(&Scene<'_>, &OsString) -> Result<Planned, Trouble>,
 ) -> Result<Vec<Result<Planned, Trouble>>, Trouble> {
     let jail = jail.ok_or_else(|| Trouble::failed("the jail is gone"))?;
     check_login_shell(host)?;
@@ -659,16 +849,9 @@ pub fn plan_all(
         running: &running,
         mounts: &mounts,
         records: &records.iter().map(|record| (record.user.0.as_slice(), record)).collect(),
+        placements: &books::read_placements(host)?,
     };
-    let mut seen = HashSet::new();
-    let plan_one = |user: &OsString| {
-        if seen.insert(user.clone()) {
-            plan::account(&scene, wish, user)
-        } else {
-            Err(Trouble::usage(format!("{} is named twice", quoted(user))))
-        }
-    };
-    Ok(users.iter().map(plan_one).collect())
+    Ok(users.iter().map(|user| plan_one(&scene, user)).collect())
 }
 
 /// An account whose shell is missing cannot log in at all: sshd refuses it.

@@ -145,6 +145,35 @@ pub fn check_own(place: &Place, found: &Stat, uid: u32) -> Result<(), Trouble> {
     }
 }
 
+/// Makes the empty directory of root's on which a cell mounts a home that stays outside.
+pub fn make_mount_point(place: &Place) -> Result<(), Trouble> {
+    match rustix::fs::mkdirat(&place.parent, &place.name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => rustix::fs::fsync(&place.parent).map_err(cannot("make", place.path())),
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(errno) => Err(cannot("make", place.path())(errno)),
+    }
+}
+
+/// Removes that directory again. Anything in it stays, and so does a directory that is not root's.
+pub fn remove_mount_point(place: &Place) -> Result<(), Trouble> {
+    use rustix::io::Errno;
+    if place.stat()?.is_none_or(|found| found.st_uid != 0) {
+        return Ok(());
+    }
+    match rustix::fs::unlinkat(&place.parent, &place.name, rustix::fs::AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR | Errno::BUSY) => Ok(()),
+        Err(errno) => Err(cannot("remove", place.path())(errno)),
+    }
+}
+
+/// Opens a home of the user's that is there.
+pub fn open_own(place: &Place, uid: u32) -> Result<OwnedFd, Trouble> {
+    let gone = || Trouble::failed(format!("the home {} is not there", quoted(place.path().as_os_str())));
+    check_own(place, &place.stat()?.ok_or_else(gone)?, uid)?;
+    rustix::fs::openat(&place.parent, &place.name, dir::DIRECTORY, Mode::empty())
+        .map_err(cannot("open", place.path()))
+}
+
 /// Removes a home that was made and never used, and what a killed run left of making it.
 pub fn unmake(place: &Place, uid: u32) -> Result<(), Trouble> {
     if let Some(found) = place.stat()? {

@@ -1,0 +1,132 @@
+//! `--remove`: the account is deleted by the host's own userdel, and the jail forgets it. The home stays unless asked.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use jail_accounts::passwd;
+
+use super::{Failures, Session};
+use crate::create;
+use crate::home::{self, Place};
+use crate::manager;
+use crate::processes::Running;
+use crate::record::{Home, Phase, Record, UserManager};
+use crate::report::Outcome;
+use crate::trouble::{Trouble, quoted, quoted_bytes};
+use crate::view::Files;
+
+impl Session<'_> {
+    /// Deletes accounts that we put into this jail.
+    pub fn remove(&mut self, users: &[OsString], with_home: bool) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let mut records = Vec::new();
+        for user in users {
+            match self.records.get(user.as_bytes()) {
+                Some(record) => records.push(record.clone()),
+                None => outcomes.push(self.unknown_to_us(user)),
+            }
+        }
+        let phase = if with_home { Phase::Purging } else { Phase::Removing };
+        let records: Vec<Record> = records.into_iter().map(|record| Record { phase, ..record }).collect();
+        let failures = match self.check_and_take_away(&records) {
+            Ok(failures) => failures.into_iter().collect::<HashMap<_, _>>(),
+            Err(trouble) => {
+                records.iter().map(|record| (record.user.as_os_str().to_owned(), trouble.clone())).collect()
+            }
+        };
+        for record in &records {
+            outcomes.push(match failures.get(record.user.as_os_str()) {
+                Some(trouble) => Outcome::failed(record.user.as_os_str(), &self.jail_path, trouble.clone()),
+                None => Outcome::removed(record, &self.jail_path),
+            });
+        }
+        outcomes
+    }
+
+    fn check_and_take_away(&mut self, records: &[Record]) -> Result<Failures, Trouble> {
+        let running = Running::look(Path::new("/proc"));
+        let mut failures = Failures::new();
+        let mut going = Vec::new();
+        for record in records {
+            match running.of(record.uid) {
+                Some(what) => failures.push((
+                    record.user.as_os_str().to_owned(),
+                    Trouble::failed(format!(
+                        "{} has processes running: {what}",
+                        quoted(record.user.as_os_str())
+                    ))
+                    .hint("end them first"),
+                )),
+                None => going.push(record.clone()),
+            }
+        }
+        failures.extend(self.take_away(&going)?);
+        Ok(failures)
+    }
+
+    /// userdel is the point of no return; before it nothing was done, after it only the tidying is left.
+    pub(super) fn take_away(&mut self, records: &[Record]) -> Result<Failures, Trouble> {
+        let mut failures = Failures::new();
+        self.upsert(records.iter().cloned());
+        self.records.save()?;
+        let files = Files::read(self.host)?;
+        let mut gone = Vec::new();
+        for record in records {
+            match self.delete_account(record, &files) {
+                Ok(()) => gone.push(record),
+                Err(trouble) => {
+                    failures.push((record.user.as_os_str().to_owned(), trouble));
+                    self.upsert(std::iter::once(Record { phase: Phase::Jailed, ..record.clone() }));
+                }
+            }
+        }
+        let managed: Vec<_> = gone
+            .iter()
+            // A user who is no more lingers no more.
+            .filter_map(|record| record.user_manager.map(|was| (record, was)))
+            .map(|(record, was)| (record.uid, record.user.clone(), UserManager { lingered: false, ..was }))
+            .collect();
+        manager::unmask(self.host, self.services, &managed)?;
+        self.clear_jail(&gone)?;
+        self.unplace(&gone)?;
+        for record in &gone {
+            if record.phase == Phase::Purging {
+                self.purge_home(record)?;
+            }
+        }
+        self.records.accounts.retain(|other| !gone.iter().any(|record| record.user == other.user));
+        self.records.save()?;
+        Ok(failures)
+    }
+
+    fn delete_account(&self, record: &Record, files: &Files) -> Result<(), Trouble> {
+        match passwd::by_name(&files.passwd.bytes, &record.user.0) {
+            None => Ok(()),
+            Some(entry) if entry.uid != record.uid => Err(Trouble::unsafe_to(format!(
+                "{} has uid {} now, and had {} when it was jailed",
+                quoted_bytes(entry.name),
+                entry.uid,
+                record.uid
+            ))
+            .hint("delete it by userdel, if it is the one that you mean")),
+            Some(_) => create::userdel(self.host, record.user.as_os_str()),
+        }
+    }
+
+    fn purge_home(&self, record: &Record) -> Result<(), Trouble> {
+        if record.home == Home::Bound {
+            let line = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
+            let Some(home) = passwd::parse(line).and_then(|entry| crate::dir::clean(entry.home)) else {
+                return Ok(());
+            };
+            return home::unmake(&Place::on_host(&home)?, record.uid);
+        }
+        let Some(jail) = &self.jail else { return Ok(()) };
+        match Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? {
+            Some(place) => home::unmake(&place, record.uid),
+            None => Ok(()),
+        }
+    }
+}
