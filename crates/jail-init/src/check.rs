@@ -1,9 +1,9 @@
 //! jail-check: says what is wrong with a jail.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgGroup, CommandFactory, Parser};
+use clap::{CommandFactory, Parser};
 use jail_provision::check::{self, Finding};
 use jail_provision::error::{Error, Result};
 use jail_provision::jailroot::{Found, JailRoot};
@@ -12,6 +12,7 @@ use jail_provision::state::{self, State};
 use jail_provision::{inventory, text};
 use serde_json::{Value, json};
 
+use crate::run::Which;
 use crate::say;
 
 const EXAMPLE: &str = "\
@@ -31,14 +32,9 @@ const UNFINISHED: u8 = 5;
 /// host has renewed since, and an unsafe path to the jail.
 #[derive(Debug, Parser)]
 #[command(name = "jail-check", version, after_help = EXAMPLE, max_term_width = 100)]
-#[command(group = ArgGroup::new("which").required(true))]
 pub struct Cli {
-    /// The jail's directory
-    #[arg(short, long, value_name = "DIR", group = "which")]
-    jail: Option<PathBuf>,
-    /// Every jail that has a manifest
-    #[arg(long, group = "which")]
-    all: bool,
+    #[command(flatten)]
+    which: Which,
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
@@ -53,14 +49,13 @@ pub fn command() -> clap::Command {
 /// The whole tool.
 #[must_use]
 pub fn main() -> ExitCode {
-    say::start();
-    match run(&Cli::parse()) {
-        Ok(status) => status,
-        Err(error) => {
+    say::tool("jail-check", || {
+        let unfinished = |error: Error| {
             say::note(&format!("jail-check: {error}"));
             ExitCode::from(UNFINISHED)
-        }
-    }
+        };
+        Ok(run(&Cli::parse()).unwrap_or_else(unfinished))
+    })
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
@@ -76,14 +71,14 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
     }
     if cli.json {
-        say::out(&format!("{:#}\n", Value::from(results)));
+        say::json(&Value::from(results));
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn manifests(cli: &Cli) -> Result<Vec<Manifest>> {
     let base = state::base()?;
-    let Some(jail) = &cli.jail else {
+    let Some(jail) = &cli.which.jail else {
         return inventory::jails(&base)?.into_iter().map(|known| known.manifest).collect();
     };
     // An unsafe path is a finding, so the manifest is looked for by the path's text.

@@ -7,14 +7,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use jail_provision::error::{Error, Result};
-use jail_provision::host::RealHost;
 use jail_provision::manifest::Options;
-use jail_provision::provision::{self, Request, Watcher};
-use jail_provision::state::{self, State};
+use jail_provision::provision::Request;
 use jail_provision::{text, tree};
 
-use crate::progress::Line;
-use crate::{init, say};
+use crate::run::Tool;
+use crate::{report, say};
 
 const EXAMPLE: &str = "\
 Example:
@@ -60,8 +58,7 @@ pub fn command() -> clap::Command {
 /// The whole tool.
 #[must_use]
 pub fn main() -> ExitCode {
-    say::start();
-    say::finish("jail-cp", run(Cli::parse()))
+    say::tool("jail-cp", || run(Cli::parse()))
 }
 
 fn run(mut cli: Cli) -> Result<ExitCode> {
@@ -69,28 +66,18 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     if cli.paths.is_empty() {
         return Err(Error::usage("nothing to copy").hint("jail-cp -j /home/jail /usr/bin/jq"));
     }
-    let base = state::base()?;
-    let state = |path: &Path| State::of_jail(&base, path);
-    init::require_manifest(&jail, &state)?;
-    let request = Request {
+    let tool = Tool::new("jail-cp", cli.dry_run, cli.verbose && !cli.json)?;
+    tool.require_manifest(&jail)?;
+    let done = tool.provision(&Request {
         wishes: cli.paths.iter().map(|path| wish(path)).collect::<Result<_>>()?,
         options: Options { hard_links: cli.hardlink, devices: false },
         force: cli.force,
         ..Request::new(&jail)
-    };
-    let host = RealHost::system();
-    let mut line = Line::new(cli.verbose && !cli.json);
-    let outlook = if cli.dry_run {
-        provision::look(&request, &state, &host)?
-    } else {
-        let mut waiting = |holder: &str| say::waiting("jail-cp", holder);
-        provision::run(&request, &state, &host, &mut Watcher { progress: &mut line, waiting: &mut waiting })?
-    };
-    line.clear();
+    })?;
     if cli.json {
-        say::out(&format!("{:#}\n", init::as_json(&outlook, cli.dry_run)));
+        say::json(&report::as_json(&done));
     } else {
-        say::out(&init::changes(&outlook, &line, cli.dry_run));
+        say::out(&report::changes(&done));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,8 @@ pub mod init;
 pub mod list;
 mod progress;
 mod remove;
+mod report;
+mod run;
 mod say;
 pub mod update;
 

@@ -36,8 +36,7 @@ pub fn command() -> clap::Command {
 /// The whole tool.
 #[must_use]
 pub fn main() -> ExitCode {
-    say::start();
-    say::finish("jail-list", run(&Cli::parse()))
+    say::tool("jail-list", || run(&Cli::parse()))
 }
 
 /// What is told of one jail.
@@ -61,7 +60,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     }
     if cli.json {
         let list: Vec<Value> = told.iter().map(as_json).collect();
-        say::out(&format!("{:#}\n", Value::from(list)));
+        say::json(&Value::from(list));
     } else if told.is_empty() {
         say::out("There are no jails.\n");
     } else {

@@ -27,9 +27,15 @@ pub fn finish(tool: &str, result: Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// What every tool does first: files it makes must not depend on the umask of whoever calls it.
-pub(crate) fn start() {
+/// Writes a value as JSON.
+pub(crate) fn json(value: &serde_json::Value) {
+    out(&format!("{value:#}\n"));
+}
+
+/// A tool from its first call to its status. The files it makes must not depend on the umask of whoever calls it.
+pub(crate) fn tool(name: &str, work: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    finish(name, work())
 }
 
 /// Another run works on the jail; we wait for it.
