@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::report::wrap;
 use crate::run::{self, Tool};
-use crate::{remove, report, say};
+use crate::{import, remove, report, say};
 
 const EXAMPLE: &str = "\
 Example:
@@ -70,6 +70,9 @@ pub struct Cli {
     /// The jail was moved here from this directory: take over its manifest
     #[arg(long, value_name = "DIR", conflicts_with = "remove")]
     moved_from: Option<PathBuf>,
+    /// Turn jailkit's jk_init.ini into sections, in the directory of -c or else in /etc/jailwright/profiles
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "jail", "remove", "moved_from", "explain", "list"])]
+    import: Option<PathBuf>,
     /// Say why a path is in the jail
     #[arg(long, value_name = "PATH")]
     explain: Option<PathBuf>,
@@ -88,6 +91,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run(mut cli: Cli) -> Result<ExitCode> {
+    if let Some(file) = &cli.import {
+        let choices = import::Choices {
+            dir: cli.configfile.as_deref(),
+            force: cli.force,
+            dry_run: cli.dry_run,
+            json: cli.json,
+        };
+        return import::import(file, &choices);
+    }
     let profiles = run::profiles(cli.configfile.as_deref());
     if cli.list {
         return list(&profiles?, cli.json);

@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod cp;
+mod import;
 pub mod init;
 pub mod list;
 mod progress;

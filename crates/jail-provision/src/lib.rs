@@ -17,6 +17,7 @@ pub mod entry;
 pub mod error;
 pub mod glob;
 pub mod host;
+pub mod import;
 pub mod inventory;
 pub mod jailroot;
 pub mod ldcache;

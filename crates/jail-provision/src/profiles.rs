@@ -39,6 +39,12 @@ impl Profiles {
         Self { dirs: vec![dir.to_path_buf()], embedded: false }
     }
 
+    /// Only what is embedded in the program.
+    #[must_use]
+    pub fn shipped() -> Self {
+        Self { dirs: Vec::new(), embedded: true }
+    }
+
     /// A directory that wins over all others (`jail-init -c DIR`).
     #[must_use]
     pub fn with_first(mut self, dir: &Path) -> Self {
@@ -66,7 +72,11 @@ impl Profiles {
         Ok(closure.done)
     }
 
-    fn names(&self) -> Result<BTreeSet<String>> {
+    /// The names of all sections, whether they can be read or not.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn names(&self) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
         for dir in &self.dirs {
             let entries = match std::fs::read_dir(dir) {
@@ -153,7 +163,7 @@ impl Closure<'_> {
 }
 
 /// Letters, digits, `.`, `_`, `+`, `-`, and no leading dot: a name can never lead out of its directory.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 100
         && !name.starts_with('.')
@@ -248,7 +258,7 @@ mod tests {
 
     #[test]
     fn every_shipped_section_is_sound() {
-        let shipped = Profiles { dirs: Vec::new(), embedded: true };
+        let shipped = Profiles::shipped();
         for section in shipped.list().expect("all parse") {
             shipped.resolve(std::slice::from_ref(&section.name)).expect("includes exist");
             assert!(!section.description.is_empty(), "{} has a description", section.name);

@@ -142,7 +142,9 @@ impl Reader {
     fn key(&mut self, line: usize, name: &str, value: &str) {
         let key = Key { name: name.to_lowercase(), value: value.to_owned(), line };
         let keys = match self.at {
-            At::Start => return self.odd(line, format!("'{name}' stands before the first section: left out")),
+            At::Start => {
+                return self.odd(line, format!("'{name}' stands before the first section: left out"));
+            }
             At::Defaults => Some(&mut self.defaults),
             At::Section(index) => self.ini.sections.get_mut(index).map(|section| &mut section.keys),
         };
@@ -217,8 +219,11 @@ mod tests {
 
     #[test]
     fn nothing_is_refused() {
-        for bytes in [&b""[..], b"\n", b"\xff\xfe[\0a\0]\0", b"[]\n=\n", b"   x\n[a]\n  = \n", b"[DEFAULT\n"] {
-            parse(bytes);
+        for bytes in [&b""[..], b"\n", b"\xff\xfe[\0a\0]\0", b"[]\n=\n", b"   x\n[a]\n  = \n", b"[DEFAULT\n"]
+        {
+            let ini = parse(bytes);
+            let lines = bytes.split(|b| *b == b'\n').count();
+            assert!(ini.oddities.iter().all(|odd| (1..=lines).contains(&odd.line)), "{ini:?}");
         }
     }
 }
