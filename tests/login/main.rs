@@ -3,6 +3,7 @@
 //! `JAIL_UNDER_TEST=none` runs the same tests against plain accounts with /bin/bash: the control.
 
 mod command;
+mod commands;
 mod roots;
 mod terminal;
 mod transfer;
@@ -10,5 +11,11 @@ mod transfer;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    jailwright_tests::suite(&[command::TESTS, roots::TESTS, terminal::TESTS, transfer::TESTS])
+    jailwright_tests::suite(&[
+        command::TESTS,
+        commands::TESTS,
+        roots::TESTS,
+        terminal::TESTS,
+        transfer::TESTS,
+    ])
 }

@@ -17,13 +17,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use jail_sys::process::{self, Cloned, Exec};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::process::getppid;
 
 use crate::admission::{self, Admission, Jail};
 use crate::cell::blueprint::{Blueprint, Privilege};
 use crate::cell::{Cell, registry};
 use crate::cgroup::Groups;
+use crate::commands;
 use crate::confined::{self, Identity};
 use crate::environment::{self, Fixed};
 use crate::explain;
@@ -32,6 +32,7 @@ use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::log::{Level, Log};
 use crate::policy::Policy;
 use crate::policy::values::{Isolation, Network, Session as Sharing};
+use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::session::{self, Failure, Session};
 use crate::trusted::Trust;
@@ -259,17 +260,23 @@ pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
     if policy.agent {
         return refuse("agent", "true".to_owned());
     }
-    if !policy.commands.is_empty() {
-        return refuse("commands", policy.commands.join(", "));
-    }
-    Ok(())
+    commands::must_be_possible(policy)
 }
 
 fn prepare_exec(admission: &Admission, entry: &Entry<'_>, terminal: Option<&[u8]>) -> Result<Exec> {
     let c_string = |bytes: &[u8]| {
         CString::new(bytes).or_refuse(What::Call, || format!("pass on '{}'", printable(bytes)))
     };
+    let listed = !admission.policy.commands.is_empty();
     let (path, argv) = match entry.program {
+        Program::Shell(call) if listed => {
+            let command = call.command.as_ref().map(|command| command.as_bytes());
+            commands::of_login(&admission.policy, &admission.jail, command)?
+        }
+        Program::Command(words) if listed => {
+            let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+            commands::of_words(&admission.policy, &admission.jail, words)?
+        }
         Program::Shell(call) => shell_call(&admission.shell, call),
         Program::Command(words) => {
             let words: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
@@ -290,20 +297,8 @@ fn find_program(jail: &Jail, name: &[u8]) -> Vec<u8> {
     if name.contains(&b'/') {
         return name.to_vec();
     }
-    for directory in environment::PATH.split(':') {
-        let path = [directory.as_bytes(), b"/", name].concat();
-        let below = path.get(1..).unwrap_or_default();
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let Ok(fd) = openat2(&jail.directory, below, flags, Mode::empty(), resolve) else { continue };
-        let executable = fstat(&fd).is_ok_and(|stat| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0
-        });
-        if executable {
-            return path;
-        }
-    }
-    name.to_vec()
+    let found = programs::find(&jail.directory, name, environment::PATH.split(':'));
+    found.map_or_else(|| name.to_vec(), |program| program.path)
 }
 
 /// The shell with the arguments that sshd would have given it.

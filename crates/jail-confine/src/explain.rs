@@ -97,6 +97,16 @@ fn abilities(policy: &Policy) -> Vec<String> {
             );
         }
     }
+    if !policy.commands.is_empty() {
+        lines.push(
+            "commands: no interactive login, no shell; nothing else is executable or readable as a program, and what the \
+             user can write is mounted noexec"
+                .to_owned(),
+        );
+        if abi == 0 {
+            lines.push("kernel: no Landlock: commands would be refused".to_owned());
+        }
+    }
     let shares = matches!(policy.network, Network::Host | Network::Ports { .. });
     if shares && abi < 6 {
         lines.push(

@@ -11,6 +11,8 @@ use rustix::fs::{Mode, OFlags, openat2};
 use rustix::io::Errno;
 
 use crate::admission::BELOW;
+use crate::cell::blueprint::Privilege;
+use crate::commands::reach;
 use crate::policy::Policy;
 use crate::policy::values::{Network, Root};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
@@ -37,8 +39,21 @@ impl Fence {
     ///
     /// # Errors
     /// A port list on a kernel that cannot enforce it (Linux 6.7 is needed), or a rule that cannot be made.
-    pub(crate) fn prepare(policy: &Policy, home: &[u8], uid: u32, notes: &mut Vec<String>) -> Result<Self> {
+    pub(crate) fn prepare(
+        policy: &Policy,
+        home: &[u8],
+        uid: u32,
+        privilege: Privilege,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
         let abi = landlock::abi();
+        if !policy.commands.is_empty() && abi == 0 {
+            return Err(Refusal::new(
+                What::Host,
+                "commands needs Landlock (Linux 5.13, with landlock among the kernel's lsm=), or a helper of a listed \
+                 program could start any other",
+            ));
+        }
         let ports = matches!(policy.network, Network::Ports { .. });
         if ports && abi < 4 {
             return Err(Refusal::new(
@@ -63,6 +78,9 @@ impl Fence {
             .or_refuse(What::Host, || "open the root of the cell".into())?;
         for place in places(policy, home, uid, known) {
             allow(&ruleset, &root, &place)?;
+        }
+        if !policy.commands.is_empty() {
+            reach::allow(&ruleset, &root, policy, home, privilege, notes)?;
         }
         allow_ports(&ruleset, &policy.network)?;
         Ok(Self { ruleset: Some(ruleset) })
@@ -99,9 +117,19 @@ fn scopes(policy: &Policy, abi: u32, notes: &mut Vec<String>) -> u64 {
 
 fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
     let place = |path: &[u8], rights: u64, optional| Place { path: path.to_vec(), rights, optional };
-    let root = if policy.root == Root::ReadOnly { READ } else { known };
+    // Under a list of commands programs have rights one by one (commands/reach.rs), and nothing else any to execute.
+    let listed = !policy.commands.is_empty();
+    let no_program = |rights: u64| if listed { rights & !fs::EXECUTE } else { rights };
+    let known = no_program(known);
+    let root = match (policy.root, listed) {
+        (_, true) => fs::READ_DIR,
+        (Root::ReadOnly, false) => READ,
+        (Root::Writable | Root::Discard, false) => known,
+    };
     let mut places = vec![
         place(b"/", root, false),
+        place(b"/proc", no_program(READ), false),
+        place(b"/run", no_program(READ), false),
         place(b"/dev", USE, false),
         place(b"/dev/shm", known, false),
         place(b"/tmp", known, false),
@@ -112,7 +140,7 @@ fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
         place(home, known, false),
     ];
     for bind in &policy.bind {
-        let rights = if bind.read_only { READ } else { known };
+        let rights = if bind.read_only { no_program(READ) } else { known };
         places.push(place(bind.to.0.as_bytes(), rights, false));
     }
     places

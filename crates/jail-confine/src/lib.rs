@@ -20,6 +20,7 @@
 pub mod admission;
 pub mod cell;
 pub mod cgroup;
+mod commands;
 mod confined;
 pub mod enter;
 pub mod environment;
@@ -30,6 +31,7 @@ mod landlock;
 pub mod learn;
 pub mod log;
 pub mod policy;
+mod programs;
 pub mod refusal;
 pub mod rootless;
 pub mod seccomp;

@@ -55,7 +55,7 @@ fn confine(session: &Session<'_>, notes: &mut Vec<String>) -> Result<()> {
     take_terminal(session)?;
     session.groups_of_cell.enter().or_refuse(What::Host, || "enter the cell's control groups".into())?;
     set_limits(session.policy, session.groups_of_cell.limits_processes)?;
-    let fence = Fence::prepare(session.policy, session.home, session.uid, notes)?;
+    let fence = Fence::prepare(session.policy, session.home, session.uid, session.privilege, notes)?;
     let identity = match session.privilege {
         Privilege::Root => {
             Identity::Change { uid: session.uid, gid: session.gid, groups: session.groups.to_vec() }

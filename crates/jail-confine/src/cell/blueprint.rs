@@ -14,6 +14,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::layers::{Changes, Layers};
 use crate::admission::{Admission, HomeSource};
+use crate::policy::Policy;
 use crate::policy::values::{Home, Network, Root, Size};
 use crate::refusal::{OrRefuse, Result, What, printable};
 
@@ -42,6 +43,30 @@ pub(crate) enum Kind {
     File,
 }
 
+/// Whether a file on a mount that the user can write may become a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Execution {
+    /// As on any host.
+    Everywhere,
+    /// Only what lies in the read-only root.
+    RootOnly,
+}
+
+impl Execution {
+    /// A list of commands would not hold against a program that the user brings along (rulings 9).
+    fn under(policy: &Policy) -> Self {
+        if policy.commands.is_empty() { Self::Everywhere } else { Self::RootOnly }
+    }
+
+    /// The attribute of such a mount.
+    pub(crate) const fn attributes(self) -> u64 {
+        match self {
+            Self::Everywhere => 0,
+            Self::RootOnly => attributes::NO_EXEC,
+        }
+    }
+}
+
 /// Everything that [`super::root::build`] needs; it makes no choices of its own.
 #[derive(Debug)]
 pub struct Blueprint {
@@ -62,6 +87,7 @@ pub struct Blueprint {
     /// Files of the cell's own, by target.
     pub(crate) files: Vec<(&'static str, Vec<u8>)>,
     pub(crate) tmp: Size,
+    pub(crate) execution: Execution,
     pub(crate) hostname: CString,
     pub(crate) own_network: bool,
     pub(crate) tty_group: Option<u32>,
@@ -82,8 +108,9 @@ impl Blueprint {
     pub fn draw(admission: &Admission, start: Option<&[u8]>, privilege: Privilege) -> Result<Self> {
         let policy = &admission.policy;
         let root = Layers { lowers: vec![copy_root(admission)?], changes: changes(policy.root), privilege };
+        let execution = Execution::under(policy);
         let home = match &admission.home_source {
-            HomeSource::Jail(fd) | HomeSource::Host(fd) => Some(copy_home(fd)?),
+            HomeSource::Jail(fd) | HomeSource::Host(fd) => Some(copy_home(fd, execution)?),
             HomeSource::Empty => None,
         };
         let own_network = matches!(policy.network, Network::None | Network::Private);
@@ -112,6 +139,7 @@ impl Blueprint {
                 vec![("etc/passwd", files.passwd.clone()), ("etc/group", files.group.clone())]
             }),
             tmp: policy.tmp,
+            execution,
             hostname: CString::new(policy.hostname.as_bytes())
                 .or_refuse(What::Policy, || "use the hostname of the policy".into())?,
             own_network,
@@ -150,10 +178,11 @@ fn covered(home: &[u8], homes: Home) -> Option<Vec<u8>> {
     (homes == Home::Own && !parent.is_empty()).then(|| parent.to_vec())
 }
 
-fn copy_home(fd: &OwnedFd) -> Result<OwnedFd> {
+fn copy_home(fd: &OwnedFd, execution: Execution) -> Result<OwnedFd> {
     let home =
         copy(fd.as_fd(), Below::Included).or_refuse(What::Host, || "copy the mount of the home".into())?;
-    set_attributes(home.as_fd(), attributes::NO_SUID | attributes::NO_DEV, 0, Reach::Recursive)
+    let set = attributes::NO_SUID | attributes::NO_DEV | execution.attributes();
+    set_attributes(home.as_fd(), set, 0, Reach::Recursive)
         .or_refuse(What::Host, || "make the home nosuid and nodev".into())?;
     Ok(home)
 }
@@ -177,7 +206,8 @@ fn binds(admission: &Admission) -> Result<Vec<Attachment>> {
             _ => Kind::File,
         };
         let tree = copy(fd.as_fd(), Below::Included).or_refuse(What::Host, doing)?;
-        let mut set = attributes::NO_SUID | attributes::NO_DEV;
+        let mut set =
+            attributes::NO_SUID | attributes::NO_DEV | Execution::under(&admission.policy).attributes();
         if bind.read_only {
             set |= attributes::READ_ONLY;
         }

@@ -19,6 +19,7 @@ use super::blueprint::Blueprint;
 use super::{Cell, Lasting};
 use crate::admission::{Admission, read_all};
 use crate::cgroup::Groups;
+use crate::policy::Policy;
 use crate::policy::values::Stale;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
@@ -100,7 +101,7 @@ pub(crate) fn find_or_create(
         let lock = open_lock(&place)?;
         flock(&lock, FlockOperation::LockShared).or_refuse(What::Host, || "lock the cell".into())?;
         if let Some(state) = alive(&place)? {
-            match judge(&state, made_from, admission.policy.stale)? {
+            match judge(&state, made_from, &admission.policy)? {
                 Fit::Join => return Ok((join(&place, &state)?, lock)),
                 Fit::SetAside => {
                     // The old cell keeps its open files; only its name makes room.
@@ -193,11 +194,14 @@ enum Fit {
     SetAside,
 }
 
-fn judge(state: &State, made_from: u64, stale: Stale) -> Result<Fit> {
+fn judge(state: &State, made_from: u64, policy: &Policy) -> Result<Fit> {
     if state.made_from == made_from {
         return Ok(Fit::Join);
     }
-    match stale {
+    match policy.stale {
+        // A list of commands holds only where nothing that the user can write is executable, which the old cell's
+        // mounts may be.
+        Stale::Join if !policy.commands.is_empty() => Ok(Fit::SetAside),
         Stale::Join => Ok(Fit::Join),
         Stale::New => Ok(Fit::SetAside),
         Stale::Refuse => Err(Refusal::new(

@@ -16,7 +16,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
-use super::blueprint::{Attachment, Below, Blueprint, DEVICES, Kind, Privilege, copy};
+use super::blueprint::{Attachment, Below, Blueprint, DEVICES, Execution, Kind, Privilege, copy};
 use crate::admission::BELOW;
 use crate::refusal::printable;
 
@@ -293,6 +293,10 @@ impl Scratch {
             tmpfs(&blueprint.tmp.0.to_string(), &inodes.to_string(), MountAttrFlags::MOUNT_ATTR_NODEV)
                 .while_(doing)?;
         attach_to_root(tmpfs).while_(doing)?;
+        if blueprint.execution == Execution::RootOnly {
+            // Its parts are copies of this mount, attributes and all.
+            set_attributes(tmpfs, attributes::NO_EXEC, 0, Reach::Single).while_(doing)?;
+        }
         for (name, mode) in
             [("tmp", 0o1777), ("vartmp", 0o1777), ("shm", 0o1777), ("run", 0o755), ("home", 0o755)]
         {
