@@ -33,8 +33,10 @@ impl Sshd {
         Sshd::start_between("", at_the_end)
     }
 
+    /// Starts one with lines at the top and lines at the end.
     #[track_caller]
-    fn start_between(extra: &str, at_the_end: &str) -> Sshd {
+    #[must_use]
+    pub fn start_between(extra: &str, at_the_end: &str) -> Sshd {
         let dir = PathBuf::from(format!("/run/sshd-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&dir).expect("mkdir");
         for key in ["host_key", "client_key"] {

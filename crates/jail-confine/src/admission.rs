@@ -410,7 +410,8 @@ fn shell_of(jail: &Jail, account: &Account, policy: &Policy) -> Result<Vec<u8>> 
 
 /// Groups whose members own the host by another way: block devices, password hashes, container engines, other
 /// people's sessions. A jailed session has no use for them.
-fn is_root_in_disguise(groups: &[u8], gid: u32) -> bool {
+#[must_use]
+pub fn is_root_in_disguise(groups: &[u8], gid: u32) -> bool {
     const NAMES: [&[u8]; 15] = [
         b"root",
         b"disk",

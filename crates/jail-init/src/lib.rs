@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod cp;
+pub mod host;
 mod import;
 pub mod init;
 pub mod list;
