@@ -71,7 +71,7 @@ impl Services {
 fn prepare_host() {
     Run::sh(
         "mkdir -p /etc/jailkit; printf '[DEFAULT]\\npaths = /usr/bin\\nexecutables = /usr/bin/id\\n' >/etc/jailkit/jk_lsh.ini; \
-         echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range",
+         echo '127.0.1.1 jail' >>/etc/hosts; echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range",
     )
     .run()
     .ok();
@@ -81,7 +81,8 @@ fn prepare_host() {
 fn trust_a_new_authority() {
     Run::sh(
         "set -e; mkdir -p /srv/tls; cd /srv/tls; \
-         openssl req -x509 -newkey rsa:2048 -nodes -subj '/CN=Scratch Authority' -days 2 -keyout ca.key -out ca.pem; \
+         openssl req -x509 -newkey rsa:2048 -nodes -subj '/CN=Scratch Authority' -days 2 -addext keyUsage=critical,keyCertSign,cRLSign \
+           -keyout ca.key -out ca.pem; \
          openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout localhost.key -out localhost.csr; \
          printf 'subjectAltName=DNS:localhost\\n' >ext; \
          openssl x509 -req -in localhost.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out localhost.pem; \

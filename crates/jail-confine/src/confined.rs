@@ -80,13 +80,13 @@ pub(crate) fn drop_bounding_set(kept: &[Capability]) -> Result<()> {
 }
 
 /// uid 0, should anything ever become it, is a user like any other. A kept capability is raised into the ambient set
-/// further on, so only without one can that be locked too.
+/// further on, so only without one can that be locked too. KEEP_CAPS stays unlocked: it means nothing beside
+/// NO_SETUID_FIXUP, and ping (iputils since 2024) gives up if it may not set it.
 fn lock_securebits(kept: &[Capability]) -> Result<()> {
     let mut bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_SETUID_FIXUP
-        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
-        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED;
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED;
     if kept.is_empty() {
         bits |= CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
             | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
