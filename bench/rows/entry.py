@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 
 from lib import calls
 from lib.measure import Contestant
@@ -89,8 +90,8 @@ def join(world, watch, accounts, count):
     row = Row("joining the user's running cell")
     keeper = None
     if not accounts.our_problem:
-        keeper = subprocess.Popen(as_user(accounts.ours, world.tool("jail-sh"), "-c", "echo ready; exec sleep 3600"),
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        keeper = subprocess.Popen(as_user(accounts.ours, world.tool("jail-sh"), "-c", "echo ready; exec cat >/dev/null"),
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         keeper.stdout.readline()
     row.contestants = watch.rounds([
         ours(world, accounts, "jail-sh -c true", world.tool("jail-sh"), "-c", "true", uid=getattr(accounts, "ours", None)),
@@ -98,8 +99,9 @@ def join(world, watch, accounts, count):
     ], count)
     row.at_most(4, 1.1, "jail-sh -c true", "no jail")
     if keeper:
-        keeper.kill()
-        keeper.wait()
+        # Its end of input ends the session, and with it the cell: the rows below want a new one.
+        keeper.communicate()
+        time.sleep(0.2)
     return row
 
 

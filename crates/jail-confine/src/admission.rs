@@ -18,7 +18,7 @@ use crate::invocation::{Invocation, variable};
 use crate::policy::file::{EntryFile, PolicyFile};
 use crate::policy::{Policy, Subject, account_layers, merge};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
-use crate::trusted::{self, Trust};
+use crate::trusted::{self, Top, Trust, Untrusted};
 
 /// The administrator's policy.
 pub const POLICY_FILE: &str = "/etc/jailwright/jail-sh.toml";
@@ -108,9 +108,12 @@ pub struct Admission {
 /// # Errors
 /// The first reason against it.
 pub fn decide(invocation: &Invocation) -> Result<Admission> {
-    let passwd = read_root_file(Path::new("/etc/passwd"), What::Host)?;
-    let groups = read_root_file(Path::new("/etc/group"), What::Host)?;
-    let file = read_policy()?;
+    let of_host = |why: Untrusted| Refusal::new(What::Host, why.to_string());
+    let root = Top::root(Trust::Root).map_err(of_host)?;
+    let etc = root.below(Path::new("etc")).map_err(of_host)?;
+    let passwd = read_root_file(&etc, "passwd")?;
+    let groups = read_root_file(&etc, "group")?;
+    let file = read_policy(&etc)?;
     let names = names_of(&passwd, invocation);
     let Some(chosen) = names.first() else {
         return Err(Refusal::new(
@@ -122,9 +125,14 @@ pub fn decide(invocation: &Invocation) -> Result<Admission> {
             ),
         ));
     };
-    let admitted = admit_name(chosen, &groups, &file, invocation)?;
+    let admitted = admit_name(chosen, &root, &groups, &file, invocation)?;
     for other in names.iter().skip(1) {
-        same_jail_and_policy(&admitted, &admit_name(other, &groups, &file, invocation)?, chosen, other)?;
+        same_jail_and_policy(
+            &admitted,
+            &admit_name(other, &root, &groups, &file, invocation)?,
+            chosen,
+            other,
+        )?;
     }
     Ok(admitted)
 }
@@ -144,6 +152,7 @@ fn names_of<'a>(file: &'a [u8], invocation: &Invocation) -> Vec<passwd::Entry<'a
 
 fn admit_name(
     entry: &passwd::Entry<'_>,
+    root: &Top,
     groups: &[u8],
     file: &PolicyFile,
     invocation: &Invocation,
@@ -167,7 +176,7 @@ fn admit_name(
     let account = account;
     let subject = Subject { user: &account.name, groups: &group_names };
     let place = place_of(entry.home, file, subject)?;
-    admit(account, &group_names, groups, file, &place)
+    admit(account, root, &group_names, groups, file, &place)
 }
 
 /// Which jail an account goes to, and where its home is in there.
@@ -227,14 +236,15 @@ fn read_placements() -> Result<Vec<u8>> {
 
 fn admit(
     account: Account,
+    root: &Top,
     group_names: &[Vec<u8>],
     groups: &[u8],
     file: &PolicyFile,
     place: &Place,
 ) -> Result<Admission> {
-    let jail = open_jail(Path::new(OsStr::from_bytes(&place.jail)), Trust::Root)?;
+    let jail = open_jail_from(root, Path::new(OsStr::from_bytes(&place.jail)))?;
     let mut notes = Vec::new();
-    let entry = read_entry_file(&jail, Path::new(STATE_DIRECTORY), Trust::Root, &mut notes)?;
+    let entry = read_entry_file_from(root, &jail, Path::new(STATE_DIRECTORY), &mut notes)?;
     let subject = Subject { user: &account.name, groups: group_names };
     let sections = entry.as_ref().map(|entry| &entry.entry);
     let policy = merge(file, sections, jail.path.as_os_str().as_bytes(), subject)
@@ -291,11 +301,20 @@ fn same_jail_and_policy(
 /// # Errors
 /// A path that others could change, or that is no directory.
 pub fn open_jail(path: &Path, trust: Trust) -> Result<Jail> {
-    let (directory, stat) = trusted::open_directory(path, trust)
-        .map_err(|why| Refusal::new(What::Jail, format!("jail '{}': {why}", path.display())))?;
+    let root = Top::root(trust).map_err(|why| Refusal::new(What::Host, why.to_string()))?;
+    open_jail_from(&root, path)
+}
+
+fn open_jail_from(root: &Top, path: &Path) -> Result<Jail> {
     if path == Path::new("/") {
         return Err(Refusal::new(What::Jail, "the jail is '/', which holds nobody"));
     }
+    if !path.is_absolute() {
+        return Err(Refusal::new(What::Jail, format!("the jail '{}' is no absolute path", path.display())));
+    }
+    let (directory, stat) = root
+        .open_directory(path)
+        .map_err(|why| Refusal::new(What::Jail, format!("jail '{}': {why}", path.display())))?;
     // Components are checked one by one, so joining them again gives the canonical path.
     let path: PathBuf = path.components().collect();
     let name = jail_name(path.as_os_str().as_bytes());
@@ -439,14 +458,14 @@ fn names_of_groups(groups: &[u8], account: &Account) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn read_policy() -> Result<PolicyFile> {
-    let path = Path::new(POLICY_FILE);
-    let (fd, _) = match trusted::open_file(path, Trust::Root) {
+fn read_policy(etc: &Top) -> Result<PolicyFile> {
+    let path = Path::new(POLICY_FILE.trim_start_matches("/etc/"));
+    let (fd, stat) = match etc.open_file(path) {
         Ok(opened) => opened,
         Err(why) if why.is_missing() => return Ok(PolicyFile::default()),
         Err(why) => return Err(Refusal::new(What::Policy, format!("policy: {why}"))),
     };
-    let bytes = read_all(&fd).or_refuse(What::Policy, || format!("read '{POLICY_FILE}'"))?;
+    let bytes = read_sized(&fd, &stat).or_refuse(What::Policy, || format!("read '{POLICY_FILE}'"))?;
     PolicyFile::parse(&bytes, POLICY_FILE).map_err(|why| Refusal::new(What::Policy, why.to_string()))
 }
 
@@ -460,9 +479,19 @@ pub fn read_entry_file(
     trust: Trust,
     notes: &mut Vec<String>,
 ) -> Result<Option<EntryFile>> {
+    let root = Top::root(trust).map_err(|why| Refusal::new(What::Host, why.to_string()))?;
+    read_entry_file_from(&root, jail, base, notes)
+}
+
+fn read_entry_file_from(
+    root: &Top,
+    jail: &Jail,
+    base: &Path,
+    notes: &mut Vec<String>,
+) -> Result<Option<EntryFile>> {
     let path = base.join(&jail.name).join("entry.toml");
     let shown = path.display().to_string();
-    let (fd, _) = match trusted::open_file(&path, trust) {
+    let (fd, stat) = match root.open_file(&path) {
         Ok(opened) => opened,
         Err(why) => {
             notes
@@ -470,7 +499,7 @@ pub fn read_entry_file(
             return Ok(None);
         }
     };
-    let parsed = read_all(&fd)
+    let parsed = read_sized(&fd, &stat)
         .map_err(|errno| errno.to_string())
         .and_then(|bytes| EntryFile::parse(&bytes, &shown).map_err(|why| why.to_string()));
     let entry = match parsed {
@@ -498,14 +527,20 @@ pub fn read_entry_file(
     Ok(Some(entry))
 }
 
-pub(crate) fn read_root_file(path: &Path, what: What) -> Result<Vec<u8>> {
-    let (fd, _) = trusted::open_file(path, Trust::Root).map_err(|why| Refusal::new(what, why.to_string()))?;
-    read_all(&fd).or_refuse(what, || format!("read '{}'", path.display()))
+pub(crate) fn read_root_file(etc: &Top, name: &str) -> Result<Vec<u8>> {
+    let (fd, stat) =
+        etc.open_file(Path::new(name)).map_err(|why| Refusal::new(What::Host, why.to_string()))?;
+    read_sized(&fd, &stat).or_refuse(What::Host, || format!("read '/etc/{name}'"))
 }
 
 /// Reads a file to its end, in few system calls.
 pub(crate) fn read_all(fd: &OwnedFd) -> std::result::Result<Vec<u8>, Errno> {
-    let size = usize::try_from(fstat(fd)?.st_size).unwrap_or(0).min(LONGEST_FILE);
+    read_sized(fd, &fstat(fd)?)
+}
+
+/// As [`read_all`], for a file that has been looked at already.
+pub(crate) fn read_sized(fd: &OwnedFd, stat: &Stat) -> std::result::Result<Vec<u8>, Errno> {
+    let size = usize::try_from(stat.st_size).unwrap_or(0).min(LONGEST_FILE);
     let mut bytes = Vec::new();
     loop {
         let room = if bytes.is_empty() { size.saturating_add(1) } else { 64 << 10 };

@@ -120,11 +120,11 @@ fn verify(identity: &Identity, kept: u64) -> Result<()> {
         return Err(wrong("the bounding set is not empty"));
     }
     let Identity::Change { uid, gid, .. } = identity else { return Ok(()) };
-    let is = |id: Uid| id.as_raw() == *uid;
-    if !is(rustix::process::getuid()) || !is(rustix::process::geteuid()) {
+    let ids = process::ids().or_refuse(What::Host, || "read the ids back".into())?;
+    if ids.user != [*uid; 3] {
         return Err(wrong("the uid is not the user's"));
     }
-    if rustix::process::getgid().as_raw() != *gid || rustix::process::getegid().as_raw() != *gid {
+    if ids.group != [*gid; 3] {
         return Err(wrong("the gid is not the user's"));
     }
     if *uid != 0 && set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).is_ok() {

@@ -16,7 +16,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use jail_sys::process::{self, Cloned, Exec};
+use jail_sys::process::{self, Cloned, Exec, leak};
 use rustix::process::getppid;
 
 use crate::admission::{self, Admission, Jail};
@@ -134,7 +134,7 @@ pub struct Entry<'a> {
     pub report: Report,
 }
 
-/// Cell, confinement, exec. Returns the program's exit status.
+/// Cell, confinement, exec. Ends with the program's exit status; returns only what kept it from starting.
 ///
 /// # Errors
 /// Whatever keeps the program from starting as confined as the policy says.
@@ -180,8 +180,10 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
             process::exit_now(tell(&failure, &session, entry.report, log, &notes))
         }
         Cloned::Parent { pid, pidfd } => {
-            // The session's process holds its own copy until it executes the user's program.
-            drop((pidfd, lock));
+            // The waiter closes them, with all else that it does not need. The session's process holds its own copy of
+            // the lock until it executes the user's program.
+            leak(pidfd);
+            lock.map(leak);
             groups.settled();
             let identity = match entry.privilege {
                 Privilege::Root => {
@@ -190,7 +192,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
                 Privilege::UserNamespace => Identity::Keep,
             };
             let parent = if entry.privilege == Privilege::Root { parent } else { None };
-            waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, parent }, cell)
+            match waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, parent }, &cell)? {}
         }
     }
 }

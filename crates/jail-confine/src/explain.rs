@@ -15,14 +15,18 @@ use crate::invocation::{Call, Invocation, Terminal};
 use crate::policy::Policy;
 use crate::policy::values::{Network, Root};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
+use crate::trusted::{Top, Trust};
 
 /// Prints what holds for a user.
 ///
 /// # Errors
 /// What would keep the user from logging in, in full: root may know.
 pub(crate) fn explain(user: &OsStr) -> Result<()> {
-    let file = read_root_file(Path::new("/etc/passwd"), What::Host)?;
-    let groups = read_root_file(Path::new("/etc/group"), What::Host)?;
+    let etc = Top::root(Trust::Root)
+        .and_then(|root| root.below(Path::new("etc")))
+        .map_err(|why| Refusal::new(What::Host, why.to_string()))?;
+    let file = read_root_file(&etc, "passwd")?;
+    let groups = read_root_file(&etc, "group")?;
     let Some(entry) = passwd::by_name(&file, user.as_bytes()) else {
         return Err(Refusal::new(
             What::Account,

@@ -4,10 +4,9 @@
 //! Rules are opened below the finished root, after the last mount, since a rule on an inode under a mount does not
 //! match what is mounted over it (rulings 4). Whatever this kernel's ABI lacks is returned, for the log.
 
-use std::os::fd::{AsFd, OwnedFd};
-
 use jail_sys::landlock::{self, Ruleset, fs, scope, tcp};
-use rustix::fs::{Mode, OFlags, openat2};
+use jail_sys::process::leak;
+use rustix::fs::{CWD, Mode, OFlags, openat2};
 use rustix::io::Errno;
 
 use crate::admission::BELOW;
@@ -42,7 +41,6 @@ impl Fence {
     pub(crate) fn prepare(
         policy: &Policy,
         home: &[u8],
-        uid: u32,
         privilege: Privilege,
         notes: &mut Vec<String>,
     ) -> Result<Self> {
@@ -74,12 +72,13 @@ impl Fence {
         let handled_net = if ports { tcp::BIND | tcp::CONNECT } else { 0 };
         let ruleset = Ruleset::new(known, handled_net, scoped)
             .or_refuse(What::Host, || "make the Landlock rules".into())?;
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .or_refuse(What::Host, || "open the root of the cell".into())?;
-        for place in places(policy, home, uid, known) {
-            allow(&ruleset, &root, &place)?;
+        for place in places(policy, home, known) {
+            allow(&ruleset, &place)?;
         }
         if !policy.commands.is_empty() {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = rustix::fs::open("/", flags, Mode::empty())
+                .or_refuse(What::Host, || "open the root of the cell".into())?;
             reach::allow(&ruleset, &root, policy, home, privilege, notes)?;
         }
         allow_ports(&ruleset, &policy.network)?;
@@ -115,7 +114,7 @@ fn scopes(policy: &Policy, abi: u32, notes: &mut Vec<String>) -> u64 {
     scope::ABSTRACT_SOCKETS
 }
 
-fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
+fn places(policy: &Policy, home: &[u8], known: u64) -> Vec<Place> {
     let place = |path: &[u8], rights: u64, optional| Place { path: path.to_vec(), rights, optional };
     // Under a list of commands programs have rights one by one (commands/reach.rs), and nothing else any to execute.
     let listed = !policy.commands.is_empty();
@@ -128,17 +127,17 @@ fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
     };
     let mut places = vec![
         place(b"/", root, false),
-        place(b"/proc", no_program(READ), false),
-        place(b"/run", no_program(READ), false),
         place(b"/dev", USE, false),
         place(b"/dev/shm", known, false),
         place(b"/tmp", known, false),
         place(b"/var/tmp", known, false),
-        place(b"/run/screen", known, false),
-        place(b"/run/lock", known, false),
-        place(format!("/run/user/{uid}").as_bytes(), known, false),
+        // Root's, but for a few directories in it.
+        place(b"/run", known, false),
         place(home, known, false),
     ];
+    if listed {
+        places.push(place(b"/proc", no_program(READ), false));
+    }
     for bind in &policy.bind {
         let rights = if bind.read_only { no_program(READ) } else { known };
         places.push(place(bind.to.0.as_bytes(), rights, false));
@@ -146,21 +145,23 @@ fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
     places
 }
 
-fn allow(ruleset: &Ruleset, root: &OwnedFd, place: &Place) -> Result<()> {
+/// The working directory is the cell's root: setns(2) has put it there.
+fn allow(ruleset: &Ruleset, place: &Place) -> Result<()> {
     let doing = || format!("allow '{}' by Landlock", printable(&place.path));
     let relative = match place.path.strip_prefix(b"/") {
         Some(b"") | None => b".",
         Some(relative) => relative,
     };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = match openat2(root, relative, flags, Mode::empty(), BELOW) {
-        Ok(fd) => fd,
+    let fd = match openat2(CWD, relative, flags, Mode::empty(), BELOW) {
+        // Closed by exec, with the others.
+        Ok(fd) => leak(fd),
         Err(Errno::NOENT) if place.optional => return Ok(()),
         Err(errno) => return Err(errno).or_refuse(What::Host, doing),
     };
-    match ruleset.allow_path(fd.as_fd(), place.rights) {
+    match ruleset.allow_path(fd, place.rights) {
         // A bound file cannot have the rights of a directory.
-        Err(Errno::INVAL) => ruleset.allow_path(fd.as_fd(), place.rights & fs::OF_FILES),
+        Err(Errno::INVAL) => ruleset.allow_path(fd, place.rights & fs::OF_FILES),
         other => other,
     }
     .or_refuse(What::Host, doing)

@@ -55,7 +55,7 @@ fn confine(session: &Session<'_>, notes: &mut Vec<String>) -> Result<()> {
     take_terminal(session)?;
     session.groups_of_cell.enter().or_refuse(What::Host, || "enter the cell's control groups".into())?;
     set_limits(session.policy, session.groups_of_cell.limits_processes)?;
-    let fence = Fence::prepare(session.policy, session.home, session.uid, session.privilege, notes)?;
+    let fence = Fence::prepare(session.policy, session.home, session.privilege, notes)?;
     let identity = match session.privilege {
         Privilege::Root => {
             Identity::Change { uid: session.uid, gid: session.gid, groups: session.groups.to_vec() }
@@ -96,7 +96,8 @@ fn set_limits(policy: &Policy, processes_are_limited: bool) -> Result<()> {
         let bound = now.maximum.map_or(to, |maximum| maximum.min(to));
         setrlimit(resource, Rlimit { current: Some(bound), maximum: Some(bound) })
     };
-    lower(Resource::Core, 0).or_refuse(What::Host, || "switch core dumps off".into())?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .or_refuse(What::Host, || "switch core dumps off".into())?;
     if let (Limit::At(count), false) = (policy.processes, processes_are_limited) {
         lower(Resource::Nproc, count.0).or_refuse(What::Host, || "limit the processes".into())?;
     }

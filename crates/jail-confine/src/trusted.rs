@@ -6,10 +6,11 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
+use jail_sys::process::leak;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 
@@ -61,42 +62,102 @@ impl Untrusted {
     }
 }
 
-/// Opens a directory (`O_PATH`) whose every component is trusted.
+/// A directory that has been checked, with all above it; others are opened from here without checking those again.
+///
+/// Its descriptor, and those of the directories walked through, stay open until the process closes all it has in one
+/// call: an entry opens a dozen, and closing each is a system call of its own.
+#[derive(Debug, Clone)]
+pub struct Top {
+    fd: BorrowedFd<'static>,
+    path: PathBuf,
+    trust: Trust,
+}
+
+impl Top {
+    /// The root of the file system.
+    ///
+    /// # Errors
+    /// If others could write to it.
+    pub fn root(trust: Trust) -> Result<Self, Untrusted> {
+        let path = PathBuf::from("/");
+        let (fd, _) = open_one(CWD, OsStr::new("/"), DIRECTORY, &path, trust)?;
+        Ok(Self { fd: leak(fd), path, trust })
+    }
+
+    /// The directory at a relative path below this one, to start from.
+    ///
+    /// # Errors
+    /// The first component that is not trusted.
+    pub fn below(&self, path: &Path) -> Result<Self, Untrusted> {
+        let (fd, _) = self.walk(path, DIRECTORY)?;
+        Ok(Self { fd: leak(fd), path: self.path.join(path), trust: self.trust })
+    }
+
+    /// Opens a directory (`O_PATH`) whose every component is trusted.
+    ///
+    /// # Errors
+    /// The first component that is not.
+    pub fn open_directory(&self, path: &Path) -> Result<(OwnedFd, Stat), Untrusted> {
+        self.walk(path, DIRECTORY)
+    }
+
+    /// Opens a regular file for reading, with every directory above it trusted, and itself too.
+    ///
+    /// # Errors
+    /// The first component that is not.
+    pub fn open_file(&self, path: &Path) -> Result<(OwnedFd, Stat), Untrusted> {
+        self.walk(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
+    fn walk(&self, path: &Path, last: OFlags) -> Result<(OwnedFd, Stat), Untrusted> {
+        let bad = || Untrusted::Path(printable(path.as_os_str().as_bytes()));
+        let mut at = self.path.clone();
+        let mut current = self.fd;
+        let mut components = path.components().peekable();
+        if components.next_if_eq(&Component::RootDir).is_some() && at != Path::new("/") {
+            return Err(bad());
+        }
+        while let Some(component) = components.next() {
+            let Component::Normal(name) = component else { return Err(bad()) };
+            at.push(name);
+            let flags = if components.peek().is_some() { DIRECTORY } else { last };
+            let (fd, stat) = open_one(current, name, flags, &at, self.trust)?;
+            if components.peek().is_none() {
+                return Ok((fd, stat));
+            }
+            current = leak(fd);
+        }
+        Err(bad())
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
+
+/// As [`Top::open_directory`], from the root.
 ///
 /// # Errors
-/// The first component that is not.
+/// The first component that is not trusted, or a path that is not absolute.
 pub fn open_directory(path: &Path, trust: Trust) -> Result<(OwnedFd, Stat), Untrusted> {
-    walk(path, trust, OFlags::PATH | OFlags::DIRECTORY)
+    from_root(path, trust)?.open_directory(path)
 }
 
-/// Opens a regular file for reading, with every directory above it trusted, and itself too.
+/// As [`Top::open_file`], from the root.
 ///
 /// # Errors
-/// The first component that is not.
+/// The first component that is not trusted, or a path that is not absolute.
 pub fn open_file(path: &Path, trust: Trust) -> Result<(OwnedFd, Stat), Untrusted> {
-    walk(path, trust, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+    from_root(path, trust)?.open_file(path)
 }
 
-fn walk(path: &Path, trust: Trust, last: OFlags) -> Result<(OwnedFd, Stat), Untrusted> {
-    let named = |p: &Path| printable(p.as_os_str().as_bytes());
-    let mut at = Path::new("/").to_path_buf();
-    let directory = OFlags::PATH | OFlags::DIRECTORY;
-    let mut components = path.components().peekable();
-    if components.next() != Some(Component::RootDir) {
-        return Err(Untrusted::Path(named(path)));
+fn from_root(path: &Path, trust: Trust) -> Result<Top, Untrusted> {
+    if !path.is_absolute() {
+        return Err(Untrusted::Path(printable(path.as_os_str().as_bytes())));
     }
-    let mut current = open_one(None, OsStr::new("/"), directory, &at, trust)?;
-    while let Some(component) = components.next() {
-        let Component::Normal(name) = component else { return Err(Untrusted::Path(named(path))) };
-        at.push(name);
-        let flags = if components.peek().is_some() { directory } else { last };
-        current = open_one(Some(&current.0), name, flags, &at, trust)?;
-    }
-    Ok(current)
+    Top::root(trust)
 }
 
 fn open_one(
-    parent: Option<&OwnedFd>,
+    parent: BorrowedFd<'_>,
     name: &OsStr,
     flags: OFlags,
     whole: &Path,
@@ -104,11 +165,7 @@ fn open_one(
 ) -> Result<(OwnedFd, Stat), Untrusted> {
     let shown = || printable(whole.as_os_str().as_bytes());
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = match parent {
-        Some(parent) => openat(parent, name, flags, Mode::empty()),
-        None => openat(CWD, name, flags, Mode::empty()),
-    };
-    let fd = opened.map_err(|errno| match errno {
+    let fd = openat(parent, name, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::LOOP | Errno::NOTDIR => Untrusted::Kind(shown()),
         errno => Untrusted::Open(shown(), errno),
     })?;

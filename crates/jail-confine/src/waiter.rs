@@ -1,6 +1,7 @@
 //! The process that stays outside: it passes signals in and the exit status out, with the user's rights only.
 
-use std::os::fd::AsFd;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd};
 
 use jail_sys::process::{self, Taken};
 use rustix::io::Errno;
@@ -30,14 +31,12 @@ pub(crate) struct Watch {
     pub(crate) parent: Option<Pid>,
 }
 
-/// Waits for the session to end and returns its exit status as a shell gives it: 128 + n for a signal.
+/// Waits for the session to end, and ends with its exit status as a shell gives it: 128 + n for a signal.
 ///
 /// # Errors
-/// If the rights cannot be given up; the session is killed then.
-pub(crate) fn wait(watch: &Watch, cell: Cell) -> Result<i32> {
-    let privilege = cell.privilege();
-    cell.keep_alive();
-    if let Err(refusal) = give_up(watch, privilege) {
+/// If the rights cannot be given up (the session is killed then), or the wait itself fails.
+pub(crate) fn wait(watch: &Watch, cell: &Cell) -> Result<Infallible> {
+    if let Err(refusal) = give_up(watch, cell) {
         // Not one moment with rights longer than needed: the cell dies with us.
         process::kill(watch.child.as_raw_nonzero().get(), SIGKILL)
             .or_refuse(What::Host, || "end the session".into())?;
@@ -45,32 +44,32 @@ pub(crate) fn wait(watch: &Watch, cell: Cell) -> Result<i32> {
     }
     let status = watch_child(watch);
     give_terminal_back(watch.terminal);
-    status
+    // No destructors: they would close descriptors that are closed already.
+    process::exit_now(status?)
 }
 
-fn give_up(watch: &Watch, privilege: Privilege) -> Result<()> {
+fn give_up(watch: &Watch, cell: &Cell) -> Result<()> {
     confined::give_up_rights(&watch.identity, &[])?;
     rustix::thread::set_name(c"jail-waiter").or_refuse(What::Host, || "name the waiter".into())?;
-    if privilege == Privilege::Root {
+    if cell.privilege() == Privilege::Root {
         // sshd's process for this connection is our parent. After the change of uid, which would clear it.
         confined::die_with_parent(SIGHUP)?;
     }
-    release_descriptors(watch.terminal)
+    release_descriptors(watch.terminal, cell)
 }
 
-/// The pipes of a session must close when its last process closes them, not when the waiter ends. The terminal is
-/// kept only where it has to be given back.
-fn release_descriptors(terminal: Terminal) -> Result<()> {
-    let doing = || "let go of the standard descriptors".to_owned();
-    let keep = match terminal {
-        Terminal::Theirs { fd, .. } => Some(fd),
-        _ => None,
-    };
-    for fd in (0..=2).filter(|fd| Some(*fd) != keep) {
-        // Closed, not redirected: there is no /dev/null of the host's any more, and nothing is opened from here on.
-        process::close(fd).or_refuse(What::Host, doing)?;
+/// The pipes of a session must close when its last process closes them, not when the waiter ends; nothing of the host
+/// stays open in a process that lives as long as the session. The cell's lifeline is kept, and the terminal only
+/// where it has to be given back.
+///
+/// Closed, not redirected: there is no /dev/null of the host's any more, and nothing is opened from here on.
+fn release_descriptors(terminal: Terminal, cell: &Cell) -> Result<()> {
+    let lifeline = cell.lifeline().as_raw_fd();
+    let mut kept = vec![lifeline];
+    if let Terminal::Theirs { fd, .. } = terminal {
+        kept.push(fd);
     }
-    Ok(())
+    process::close_all_but(&mut kept).or_refuse(What::Host, || "let go of all descriptors".into())
 }
 
 fn watch_child(watch: &Watch) -> Result<i32> {

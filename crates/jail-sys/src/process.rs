@@ -155,7 +155,6 @@ pub fn close_from(first: u32) -> Result<(), Errno> {
 }
 
 /// Gives a descriptor up to be closed by a later [`close_from`] or exec: one call for many.
-#[must_use]
 pub fn leak(fd: OwnedFd) -> BorrowedFd<'static> {
     let raw = fd.into_raw_fd();
     // SAFETY: nobody owns it any more, so nobody closes it before `close_from` does, after which nothing borrowed here
@@ -270,6 +269,52 @@ pub fn new_session_keyring() -> Result<(), Errno> {
 pub fn session() -> Option<Pid> {
     // SAFETY: touches no memory.
     Pid::from_raw(unsafe { libc::getsid(0) })
+}
+
+/// Real, effective and saved ids of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// User ids (getresuid(2)).
+    pub user: [u32; 3],
+    /// Group ids (getresgid(2)).
+    pub group: [u32; 3],
+}
+
+/// All six ids of this process, in two calls.
+///
+/// # Errors
+/// None that Linux documents for these arguments.
+pub fn ids() -> Result<Ids, Errno> {
+    let mut ids = Ids { user: [0; 3], group: [0; 3] };
+    let [real, effective, saved] = &mut ids.user;
+    // SAFETY: three distinct numbers that live through the call.
+    check(unsafe { libc::getresuid(real, effective, saved) }.into())?;
+    let [real, effective, saved] = &mut ids.group;
+    // SAFETY: as above.
+    check(unsafe { libc::getresgid(real, effective, saved) }.into())?;
+    Ok(ids)
+}
+
+/// Closes every descriptor but those given (close_range(2) of the gaps between them): one call or two for a process that
+/// has opened dozens.
+///
+/// The caller must not use or drop any other owned descriptor afterwards, so this is for a process that ends by
+/// [`exit_now`].
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9, `EINVAL` for a descriptor that is none.
+pub fn close_all_but(kept: &mut [RawFd]) -> Result<(), Errno> {
+    kept.sort_unstable();
+    let mut first = 0_u32;
+    for fd in kept.iter() {
+        let fd = u32::try_from(*fd).map_err(|_| Errno::INVAL)?;
+        if let Some(last) = fd.checked_sub(1).filter(|last| first <= *last) {
+            // SAFETY: closing descriptors touches no memory.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    close_from(first)
 }
 
 /// Asks for `signal` when the parent dies (0: none). A change of uid clears it (prctl(2)).

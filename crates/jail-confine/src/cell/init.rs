@@ -4,9 +4,9 @@
 //! it does nothing at all. When it exits the kernel kills whatever is left in its pid namespace.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use jail_sys::process;
+use jail_sys::process::{self, leak};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -37,8 +37,14 @@ pub(crate) fn live(blueprint: Blueprint, groups: &Groups, lasting: Lasting, line
         Err(why) => ready.write_all(why.as_bytes()),
     };
     let joined = said.is_ok() && close_the_door(blueprint.privilege, &lifeline);
-    drop(ready);
-    drop(blueprint);
+    if blueprint.privilege == Privilege::UserNamespace {
+        // The waiter listens for this to be closed.
+        drop(ready);
+    } else {
+        leak(ready.into());
+    }
+    // Closed with everything else.
+    std::mem::forget(blueprint);
     if joined {
         wait_for_the_end(lifeline, lasting);
     }
@@ -84,8 +90,8 @@ fn prepare(blueprint: &Blueprint, groups: &Groups) -> Result<(), String> {
 
 fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting) {
     let kept = match lasting {
-        Lasting::OneLogin => keep_only([lifeline]),
-        Lasting::WhileUsed { lock, state } => keep_only([lifeline, lock, state]),
+        Lasting::OneLogin => keep_only([leak(lifeline)]),
+        Lasting::WhileUsed { lock, state } => keep_only([leak(lifeline), lock, state]),
     };
     if kept.is_err() {
         return;
@@ -108,11 +114,9 @@ const POLL: u64 = 500;
 
 /// Puts the descriptors given at 0, 1, 2 and closes all others: nothing of the host stays open in a process of the cell
 /// (they cannot be looked at or taken from outside this process, which is undumpable and has nobody's rights).
-fn keep_only<const N: usize>(kept: [OwnedFd; N]) -> Result<(), Errno> {
+fn keep_only<const N: usize>(kept: [BorrowedFd<'static>; N]) -> Result<(), Errno> {
     for (number, fd) in (0_i32..).zip(kept) {
-        process::move_descriptor(fd.as_fd(), number)?;
-        // Closed below, with everything else.
-        std::mem::forget(fd);
+        process::move_descriptor(fd, number)?;
     }
     process::close_from(u32::try_from(N).map_err(|_| Errno::INVAL)?)
 }

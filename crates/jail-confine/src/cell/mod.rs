@@ -9,9 +9,9 @@ mod layers;
 pub mod registry;
 mod root;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use jail_sys::process::{self, Cloned};
+use jail_sys::process::{self, Cloned, leak};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
@@ -45,9 +45,9 @@ pub(crate) enum Lasting {
     /// Until no process and no waiter is left.
     WhileUsed {
         /// Held exclusively by whoever makes or ends a cell.
-        lock: OwnedFd,
+        lock: BorrowedFd<'static>,
         /// Kept locked for life: locked means alive.
-        state: OwnedFd,
+        state: BorrowedFd<'static>,
     },
 }
 
@@ -86,7 +86,9 @@ impl Cell {
             .or_refuse(What::Host, || format!("make the namespaces of the cell{}", hint(privilege)))?;
         match cloned {
             Cloned::Child => {
-                drop((said, lifeline));
+                leak(said);
+                // Held by the cell itself, it would never end.
+                drop(lifeline);
                 live(blueprint, groups, lasting, Lines { lifeline: alive, ready })
             }
             Cloned::Parent { pid, pidfd } => {
@@ -140,9 +142,9 @@ impl Cell {
         }
     }
 
-    /// Keeps the cell alive until this process ends, whatever else is closed.
-    pub(crate) fn keep_alive(self) {
-        std::mem::forget(self.lifeline);
+    /// While this is open somewhere the cell lives.
+    pub(crate) fn lifeline(&self) -> BorrowedFd<'_> {
+        self.lifeline.as_fd()
     }
 
     /// The privilege it was made with.

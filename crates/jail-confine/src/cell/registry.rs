@@ -9,9 +9,10 @@
 //!   waiter is gone.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
+use jail_sys::process::leak;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, flock, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -41,6 +42,8 @@ pub struct State {
     pub pid: i32,
     /// When it started, in clock ticks since boot (proc(5), stat field 22).
     pub started: u64,
+    /// Whether it has a network namespace of its own.
+    pub own_network: bool,
     /// A digest of the policy and the jail that it was made from.
     pub made_from: u64,
 }
@@ -112,13 +115,13 @@ pub(crate) fn find_or_create(
                 }
             }
         }
-        // Waiting for the exclusive lock, not trying: 200 logins at once make one cell and then join it.
-        flock(&lock, FlockOperation::Unlock).or_refuse(What::Host, || "unlock the cell".into())?;
+        // Waiting for the exclusive lock, not trying: 200 logins at once make one cell and then join it. The shared one is
+        // given up meanwhile (flock(2): the conversion is not atomic), so two that do this do not wait for each other.
         flock(&lock, FlockOperation::LockExclusive).or_refuse(What::Host, || "lock the cell".into())?;
         if alive(&place)?.is_some() || !is_current(&cells, &name, &place)? {
             continue;
         }
-        if sweep(run, SWEEP_AT_MOST).is_err() {
+        if sweep_but(&cells, Some(&name), SWEEP_AT_MOST).is_err() {
             // Whatever is in the way there is in nobody's way here.
         }
         let cell = create(&place, groups, draw()?, made_from)?;
@@ -132,15 +135,22 @@ pub(crate) fn find_or_create(
 }
 
 fn directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
-    match mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => {
-            return Err(errno).or_refuse(What::Host, || format!("make '{name}' below '{RUN_DIRECTORY}'"));
-        }
-    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(parent, name, flags, Mode::empty())
-        .or_refuse(What::Host, || format!("open '{name}' below '{RUN_DIRECTORY}'"))
+    let open = || openat(parent, name, flags, Mode::empty());
+    let opened = match open() {
+        Err(Errno::NOENT) => {
+            match mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => {
+                    return Err(errno)
+                        .or_refuse(What::Host, || format!("make '{name}' below '{RUN_DIRECTORY}'"));
+                }
+            }
+            open()
+        }
+        other => other,
+    };
+    opened.or_refuse(What::Host, || format!("open '{name}' below '{RUN_DIRECTORY}'"))
 }
 
 fn open_lock(place: &OwnedFd) -> Result<OwnedFd> {
@@ -185,6 +195,7 @@ fn parse(bytes: &[u8]) -> Option<State> {
         boot: value("boot")?.to_owned(),
         pid: value("pid")?.parse().ok()?,
         started: value("started")?.parse().ok()?,
+        own_network: value("own_network")?.parse().ok()?,
         made_from: value("made_from")?.parse().ok()?,
     })
 }
@@ -230,15 +241,8 @@ fn join(place: &OwnedFd, state: &State) -> Result<Cell> {
     }
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let line = openat(place, "line", flags, Mode::empty()).or_refuse(What::Host, doing)?;
-    let namespaces = namespaces_apart(state.pid);
+    let namespaces = if state.own_network { jail_sys::process::namespaces::NET } else { 0 };
     Ok(Cell::running(init, pid, line, namespaces))
-}
-
-/// Which optional namespaces the first process has of its own: the network may be the host's.
-fn namespaces_apart(pid: i32) -> u64 {
-    let link = |path: String| std::fs::read_link(path).ok();
-    let same = link(format!("/proc/{pid}/ns/net")) == link("/proc/self/ns/net".to_owned());
-    if same { 0 } else { jail_sys::process::namespaces::NET }
 }
 
 fn create(place: &OwnedFd, groups: &mut Groups, blueprint: Blueprint, made_from: u64) -> Result<Cell> {
@@ -262,27 +266,44 @@ fn create(place: &OwnedFd, groups: &mut Groups, blueprint: Blueprint, made_from:
     let state = openat(place, "state", flags, Mode::from_raw_mode(0o600)).or_refuse(What::Host, doing)?;
     // Held by this open file description, which the first process inherits and we close.
     flock(&state, FlockOperation::LockExclusive).or_refuse(What::Host, doing)?;
-    let lock = open_lock(place)?;
-    let lasting = Lasting::WhileUsed { lock, state: state.try_clone().or_refuse(What::Host, doing)? };
+    // Both are the first process's to keep; our own copies are closed with all else that the waiter does not need.
+    let state = leak(state);
+    let own_network = blueprint.own_network;
+    let lasting = Lasting::WhileUsed { lock: leak(open_lock(place)?), state };
     let cell = Cell::create(blueprint, groups, lasting, (reading, writing))?;
     let pid = cell.init_pid.as_raw_nonzero().get();
     let started = start_time(pid)
         .ok_or_else(|| Refusal::new(What::Host, "the first process of the cell ended at once"))?;
     let mut text = String::new();
-    write!(text, "boot={}\npid={pid}\nstarted={started}\nmade_from={made_from}\n", boot_id())
-        .or_refuse(What::Host, doing)?;
-    rustix::io::write(&state, text.as_bytes()).or_refuse(What::Host, doing)?;
+    write!(
+        text,
+        "boot={}\npid={pid}\nstarted={started}\nown_network={own_network}\nmade_from={made_from}\n",
+        boot_id()
+    )
+    .or_refuse(What::Host, doing)?;
+    rustix::io::write(state, text.as_bytes()).or_refuse(What::Host, doing)?;
     Ok(cell)
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    let bytes = read_proc("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+/// A short file of /proc, which the kernel gives whole to one read(2).
+fn read_proc(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = vec![0_u8; 1024];
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let length = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut bytes)).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
 }
 
 /// Field 22 of /proc/PID/stat; the name before it is in parentheses and may hold anything.
 #[must_use]
 pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_proc(&format!("/proc/{pid}/stat"))?;
     let after = stat.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(stat.get(after.checked_add(2)?..)?).ok()?;
     rest.split(' ').nth(19)?.parse().ok()
@@ -321,22 +342,42 @@ pub struct Running {
 /// # Errors
 /// If they cannot be read.
 pub fn sweep(run: &OwnedFd, most: usize) -> Result<Vec<Running>> {
-    let cells = directory(run, "cells")?;
+    sweep_but(&directory(run, "cells")?, None, most)
+}
+
+/// As [`sweep`], leaving out one name. `cells` is read from where its descriptor stands.
+fn sweep_but(cells: &OwnedFd, except: Option<&str>, most: usize) -> Result<Vec<Running>> {
     let mut running = Vec::new();
-    let entries =
-        rustix::fs::Dir::read_from(cells.as_fd()).or_refuse(What::Host, || "list the cells".into())?;
-    for entry in entries.flatten().take(most.saturating_add(2)) {
+    let mut buffer = Vec::with_capacity(2048);
+    let mut entries = RawDir::new(cells, buffer.spare_capacity_mut());
+    let mut left = most.saturating_add(3);
+    while let Some(entry) = entries.next() {
+        let entry = entry.or_refuse(What::Host, || "list the cells".into())?;
         let name = printable(entry.file_name().to_bytes());
-        if name == "." || name == ".." {
+        left = left.saturating_sub(1);
+        if name == "." || name == ".." || Some(name.as_str()) == except {
             continue;
         }
-        let place = directory(&cells, &name)?;
+        if left == 0 {
+            break;
+        }
+        let Some(place) = existing(cells, &name)? else { continue };
         match alive(&place)? {
             Some(state) => running.push(Running { name, state }),
-            None => remove_dead(&cells, &name, &place),
+            None => remove_dead(cells, &name, &place),
         }
     }
     Ok(running)
+}
+
+/// A cell's directory, unless somebody has just removed it.
+fn existing(cells: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(cells, name, flags, Mode::empty()) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno).or_refuse(What::Host, || format!("open '{name}' below '{RUN_DIRECTORY}'")),
+    }
 }
 
 /// Whoever finds the name gone makes it again; see [`is_current`].
@@ -361,8 +402,8 @@ mod tests {
 
     #[test]
     fn state_is_read_as_written() {
-        let text = b"boot=abc\npid=12\nstarted=345\nmade_from=6\n";
-        let state = State { boot: "abc".to_owned(), pid: 12, started: 345, made_from: 6 };
+        let text = b"boot=abc\npid=12\nstarted=345\nown_network=true\nmade_from=6\n";
+        let state = State { boot: "abc".to_owned(), pid: 12, started: 345, own_network: true, made_from: 6 };
         assert_eq!(parse(text), Some(state));
         assert_eq!(parse(b"boot=abc\npid=12\n"), None);
         assert_eq!(parse(b"\xff"), None);

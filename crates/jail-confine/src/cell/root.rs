@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, mknodat, op
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
 use super::blueprint::{Attachment, Below, Blueprint, DEVICES, Execution, Kind, Privilege, copy};
@@ -47,14 +47,14 @@ impl<T> While<T> for std::result::Result<T, Errno> {
 
 /// Files of /proc that tell of the whole machine. They are covered by an empty one.
 const MASKED: [&str; 8] = [
-    "proc/kallsyms",
-    "proc/keys",
-    "proc/key-users",
-    "proc/interrupts",
-    "proc/timer_list",
-    "proc/config.gz",
-    "proc/sched_debug",
-    "proc/latency_stats",
+    "kallsyms",
+    "keys",
+    "key-users",
+    "interrupts",
+    "timer_list",
+    "config.gz",
+    "sched_debug",
+    "latency_stats",
 ];
 
 /// Builds the root and moves this mount namespace into it. Afterwards nothing of the host can be reached by name.
@@ -71,8 +71,8 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     let root = blueprint.root.mount(scratch.tmpfs).while_(|| blueprint.root.doing())?;
     let cell = Interior { root };
     cell.scratch(&scratch)?;
-    cell.devices(blueprint, &scratch)?;
-    cell.processes()?;
+    let dev = cell.devices(blueprint, &scratch)?;
+    cell.processes(dev)?;
     cell.homes(blueprint, &scratch)?;
     for bind in &blueprint.binds {
         cell.attach(bind)?;
@@ -95,10 +95,9 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
 fn enter(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(root).while_(|| "change into the new root".into())?;
     rustix::process::pivot_root(".", ".").while_(|| "swap the roots".into())?;
-    // The old root lies on top of the new one now, at the same place, and the scratch space on top of that.
-    for what in ["scratch space", "old root"] {
-        unmount(".", UnmountFlags::DETACH).while_(|| format!("let go of the {what}"))?;
-    }
+    // The old root lies on top of the new one now, at the same place; the scratch space goes with it. One call, since
+    // each makes the kernel wait for all its processors.
+    unmount(".", UnmountFlags::DETACH).while_(|| "let go of the old root".into())?;
     rustix::process::chdir("/").while_(|| "change to the new root".into())
 }
 
@@ -120,8 +119,21 @@ impl Interior<'_> {
     }
 
     fn mount_on(&self, what: BorrowedFd<'_>, path: &[u8], kind: Kind) -> Result<()> {
-        let target = self.target(path, kind)?;
-        attach_to(what, target).while_(|| format!("mount '{}'", printable(path)))
+        match path.strip_prefix(b"/") {
+            // One name, whose link would not be followed (move_mount(2) without MOVE_MOUNT_T_SYMLINKS).
+            Some(name) if !name.contains(&b'/') && kind == Kind::Directory => {
+                attach_named(what, self.root, name).while_(|| {
+                    format!(
+                        "mount '/{0}' on '/{0}' of the jail (jail-init -j JAIL makes it)",
+                        printable(name)
+                    )
+                })
+            }
+            _ => {
+                let target = self.target(path, kind)?;
+                attach_to(what, target).while_(|| format!("mount '{}'", printable(path)))
+            }
+        }
     }
 
     fn attach(&self, attachment: &Attachment) -> Result<()> {
@@ -136,7 +148,7 @@ impl Interior<'_> {
     }
 
     /// A /dev with what every program expects, and terminals of its own.
-    fn devices(&self, blueprint: &Blueprint, scratch: &Scratch) -> Result<()> {
+    fn devices(&self, blueprint: &Blueprint, scratch: &Scratch) -> Result<BorrowedFd<'static>> {
         let doing = || "make /dev".to_owned();
         let dev = tmpfs("64K", "256", MountAttrFlags::MOUNT_ATTR_NOEXEC).while_(doing)?;
         self.mount_on(dev, b"/dev", Kind::Directory)?;
@@ -149,7 +161,7 @@ impl Interior<'_> {
         }
         for (name, host) in &blueprint.devices {
             empty_file(dev, name).while_(doing)?;
-            self.mount_on(host.as_fd(), format!("/dev/{name}").as_bytes(), Kind::File)?;
+            attach_named(host.as_fd(), dev, name.as_bytes()).while_(doing)?;
         }
         let links = [
             ("fd", "/proc/self/fd"),
@@ -165,15 +177,16 @@ impl Interior<'_> {
             mkdirat(dev, name, Mode::from_raw_mode(0o755)).while_(doing)?;
         }
         let pts = devpts(blueprint.tty_group).while_(|| "mount /dev/pts".into())?;
-        self.mount_on(pts, b"/dev/pts", Kind::Directory)?;
+        attach_named(pts, dev, b"pts").while_(|| "mount /dev/pts".into())?;
         let shm = scratch.part("shm").while_(doing)?;
         set_attributes(shm, attributes::NO_EXEC, 0, Reach::Single).while_(doing)?;
-        self.mount_on(shm, b"/dev/shm", Kind::Directory)
+        attach_named(shm, dev, b"shm").while_(doing)?;
+        Ok(dev)
     }
 
     /// /proc of the cell's own processes, read-only as a whole: sysctls, core_pattern, sysrq and the rest are out of
     /// reach even for a process that should become root by some hole.
-    fn processes(&self) -> Result<()> {
+    fn processes(&self, dev: BorrowedFd<'_>) -> Result<()> {
         let doing = || "mount /proc".to_owned();
         let context = leak(fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).while_(doing)?);
         fsconfig_create(context).while_(doing)?;
@@ -183,16 +196,19 @@ impl Interior<'_> {
             | MountAttrFlags::MOUNT_ATTR_RDONLY;
         let proc = leak(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).while_(doing)?);
         self.mount_on(proc, b"/proc", Kind::Directory)?;
-        let null = self.target(b"/dev/null", Kind::File)?;
-        for path in MASKED {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let target = match openat2(self.root, path, flags, Mode::empty(), BELOW) {
-                Ok(target) => leak(target),
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(Unbuilt { doing: format!("cover '/{path}'"), errno }),
+        let mut empty = None;
+        for name in MASKED {
+            let doing = || format!("cover '/proc/{name}'");
+            let null = match empty {
+                Some(null) => null,
+                None => clone_of(dev, "null").while_(doing)?,
             };
-            let empty = leak(copy(null, Below::Left).while_(doing)?);
-            attach_to(empty, target).while_(|| format!("cover '/{path}'"))?;
+            // A copy that found no place is kept for the next.
+            empty = match attach_named(null, proc, name.as_bytes()) {
+                Ok(()) => None,
+                Err(Errno::NOENT) => Some(null),
+                Err(errno) => return Err(errno).while_(doing),
+            };
         }
         Ok(())
     }
@@ -207,6 +223,9 @@ impl Interior<'_> {
             set_attributes(cover, attributes::READ_ONLY | attributes::NO_DEV, 0, Reach::Single)
                 .while_(doing)?;
             self.mount_on(cover, parent, Kind::Directory)?;
+            if let Some(home) = &blueprint.home {
+                return attach_named(home.as_fd(), cover, leaf).while_(doing);
+            }
         }
         match &blueprint.home {
             Some(home) => self.mount_on(home.as_fd(), &blueprint.home_path, Kind::Directory)?,
@@ -283,8 +302,8 @@ struct Scratch {
 impl Scratch {
     /// One tmpfs of the policy's size for /tmp, /var/tmp, /run, /dev/shm and a root's changes together.
     ///
-    /// It is mounted on the root that will be left, since only a mount that is attached can be copied; it goes out of
-    /// sight with that.
+    /// It is mounted below the root that will be left, since only a mount that is attached can be copied; it goes out of
+    /// sight with that. On /proc, which every host has.
     fn mount(blueprint: &Blueprint) -> Result<Self> {
         let doing = || "make the scratch space".to_owned();
         // Four inodes a KiB: tiny files fill it no sooner than big ones.
@@ -292,7 +311,8 @@ impl Scratch {
         let tmpfs =
             tmpfs(&blueprint.tmp.0.to_string(), &inodes.to_string(), MountAttrFlags::MOUNT_ATTR_NODEV)
                 .while_(doing)?;
-        attach_to_root(tmpfs).while_(doing)?;
+        move_mount(tmpfs, "", rustix::fs::CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .while_(doing)?;
         if blueprint.execution == Execution::RootOnly {
             // Its parts are copies of this mount, attributes and all.
             set_attributes(tmpfs, attributes::NO_EXEC, 0, Reach::Single).while_(doing)?;
@@ -313,8 +333,7 @@ impl Scratch {
 
     /// Names of our own on a file system of our own: nothing here can be a link.
     fn part(&self, name: &str) -> std::result::Result<BorrowedFd<'static>, Errno> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        open_tree(self.tmpfs, name, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW).map(leak)
+        clone_of(self.tmpfs, name)
     }
 }
 
@@ -324,6 +343,21 @@ fn write_all(file: &OwnedFd, mut content: &[u8]) -> std::result::Result<(), Errn
         content = content.get(written..).ok_or(Errno::IO)?;
     }
     Ok(())
+}
+
+/// A detached copy of what is at `name` of a file system of our own.
+fn clone_of(directory: BorrowedFd<'_>, name: &str) -> std::result::Result<BorrowedFd<'static>, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(directory, name, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW).map(leak)
+}
+
+/// Mounts `what` on one name of a directory. A link there is not followed, and is no directory to mount one on.
+fn attach_named(
+    what: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+) -> std::result::Result<(), Errno> {
+    move_mount(what, "", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// Mounts `what` over everything that this namespace has at its root so far.
@@ -360,7 +394,6 @@ fn tmpfs(size: &str, inodes: &str, extra: MountAttrFlags) -> std::result::Result
 
 fn devpts(tty_group: Option<u32>) -> std::result::Result<BorrowedFd<'static>, Errno> {
     let context = leak(fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?);
-    fsconfig_set_flag(context, "newinstance")?;
     fsconfig_set_string(context, "ptmxmode", "0666")?;
     fsconfig_set_string(context, "mode", "0620")?;
     // The kernel's own bound is one for all instances together.
