@@ -28,7 +28,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-distros test-systemd install uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh probe static man demo test test-distros test-fresh test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,12 @@ test: ## every test but the slow ones; as root also those with real logins
 
 test-distros: ## the sections' programs in a debootstrap'ed Debian 13 (slow, root)
 	@tests/distros
+
+test-fresh: ## this README on a bare Debian 12: demo and test by a new user, by sudo and where much is forbidden (slow, root)
+	@tests/fresh
+
+test-cgroup2: ## limits by cgroup version 2, on a Debian in a virtual machine (slow, root)
+	@tests/cgroup2
 
 test-systemd: ## logins on a host that systemd runs, booted by systemd-nspawn (slow, root)
 	@tests/systemd

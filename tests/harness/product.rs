@@ -41,6 +41,17 @@ pub fn built_static(name: &str) -> PathBuf {
     found.into_iter().next().unwrap_or_else(|| panic!("{name} is not built: run the suite by tests/run"))
 }
 
+/// `make` in the checkout, with what was built for the tests as what there is to install.
+#[must_use]
+pub fn make() -> Run {
+    Run::new("make")
+        .args(["-s", "-C"])
+        .arg(checkout())
+        .arg(format!("BIN_DIR={}", target_dir().join(profile_dir("TEST_PROFILE", "dev")).display()))
+        .arg(format!("JAIL_SH={}", built_static("jail-sh").display()))
+        .arg(format!("MAN_DIR={}", target_dir().join("man").display()))
+}
+
 /// The installed product.
 pub struct Product {
     _only_by_install: (),
@@ -49,15 +60,7 @@ pub struct Product {
 impl Product {
     /// `make install` with the default prefix.
     pub(crate) fn install() -> Product {
-        Run::new("make")
-            .args(["-s", "-C"])
-            .arg(checkout())
-            .arg("install")
-            .arg(format!("BIN_DIR={}", target_dir().join(profile_dir("TEST_PROFILE", "dev")).display()))
-            .arg(format!("JAIL_SH={}", built_static("jail-sh").display()))
-            .arg(format!("MAN_DIR={}", target_dir().join("man").display()))
-            .run()
-            .ok();
+        make().arg("install").run().ok();
         Product { _only_by_install: () }
     }
 

@@ -59,12 +59,19 @@ impl Pty {
         let master = File::from(master);
         let seen = Arc::new((Mutex::new(Screen::default()), Condvar::new()));
         let (mut reader, shared) = (master.try_clone().expect("dup"), Arc::clone(&seen));
+        let pid = child.id();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // EIO is how a terminal says that its last user has gone.
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                lock(&shared.0).bytes.extend_from_slice(&buffer[..n]);
-                shared.1.notify_all();
+            loop {
+                match reader.read(&mut buffer) {
+                    Ok(n @ 1..) => {
+                        lock(&shared.0).bytes.extend_from_slice(&buffer[..n]);
+                        shared.1.notify_all();
+                    }
+                    // EIO is how a terminal says that its last user has gone; login(1) hangs it up and opens it again.
+                    _ if has_ended(pid) => break,
+                    _ => std::thread::sleep(Duration::from_millis(2)),
+                }
             }
             lock(&shared.0).closed = true;
             shared.1.notify_all();
@@ -173,6 +180,12 @@ impl Pty {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Whether a child of ours has ended, reaped or not.
+fn has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['Z', 'X']))
 }
 
 impl Drop for Pty {

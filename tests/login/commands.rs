@@ -174,6 +174,8 @@ fn no_helper_starts_anything_else(host: &Scratch) -> Done {
         |path: PathBuf| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("chmod");
     set_mode(user.writes("evil", bash));
     set_mode(user.writes("script", "#!/bin/bash\n: >~/started\n"));
+    // scp looks for its source at once, and takes its helper with it when it is not there.
+    user.writes("x", "to be sent");
     let home = user.inner_home.display().to_string();
     let loader = "/lib64/ld-linux-x86-64.so.2";
     let lines = [

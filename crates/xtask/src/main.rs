@@ -135,6 +135,35 @@ mod tests {
         }
     }
 
+    /// A flag that no page and no completion knows is a flag that nobody finds.
+    #[test]
+    fn every_flag_is_in_the_page_and_the_completions() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        man_pages(dir.path()).expect("pages");
+        completions(dir.path()).expect("completions");
+        let read = |name: String| fs::read_to_string(dir.path().join(&name)).expect(&name);
+        for tool in tools::all() {
+            // roff writes a hyphen as \-.
+            let page = read(format!("{}.{}", tool.name, tool.section)).replace("\\-", "-");
+            let shells = [
+                ("bash", read(format!("bash/{}.bash", tool.name)), "--"),
+                ("zsh", read(format!("zsh/_{}", tool.name)), "--"),
+                ("fish", read(format!("fish/{}.fish", tool.name)), "-l "),
+            ];
+            let mut flags = 0;
+            for flag in tool.command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let Some(long) = flag.get_long() else { continue };
+                flags += 1;
+                assert!(page.contains(&format!("--{long}")), "{}: --{long} is not in its page", tool.name);
+                for (shell, text, before) in &shells {
+                    let word = format!("{before}{long}");
+                    assert!(text.contains(&word), "{}: {shell} does not complete --{long}", tool.name);
+                }
+            }
+            assert!(flags > 2, "{}: only {flags} flags were seen", tool.name);
+        }
+    }
+
     /// A table that names tests is worth something only while they exist.
     #[test]
     fn tests_that_the_documents_name_exist() {
