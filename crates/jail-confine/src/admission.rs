@@ -458,6 +458,15 @@ fn names_of_groups(groups: &[u8], account: &Account) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The administrator's policy file, for tools that show or carry on what it says; without one, an empty policy.
+///
+/// # Errors
+/// It cannot be trusted, read or understood.
+pub fn policy_file() -> Result<PolicyFile> {
+    let etc = Top::root(Trust::Root).and_then(|root| root.below(Path::new("etc")));
+    read_policy(&etc.map_err(|why| Refusal::new(What::Host, why.to_string()))?)
+}
+
 fn read_policy(etc: &Top) -> Result<PolicyFile> {
     let path = Path::new(POLICY_FILE.trim_start_matches("/etc/"));
     let (fd, stat) = match etc.open_file(path) {

@@ -7,10 +7,12 @@
 
 pub mod check;
 pub mod cp;
+pub mod export;
 pub mod host;
 mod import;
 pub mod init;
 pub mod list;
+mod oci;
 mod progress;
 mod remove;
 mod report;

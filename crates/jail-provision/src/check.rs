@@ -66,7 +66,8 @@ impl fmt::Display for Finding {
 }
 
 /// Directories that belong to the users of a jail, or that the cell covers.
-const NOT_OURS: &[&str] = &["/dev", "/home", "/proc", "/root", "/run", "/srv", "/sys", "/tmp", "/var/tmp"];
+pub const NOT_OURS: &[&str] =
+    &["/dev", "/home", "/proc", "/root", "/run", "/srv", "/sys", "/tmp", "/var/tmp"];
 
 /// Checks one jail.
 ///

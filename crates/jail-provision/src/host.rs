@@ -86,7 +86,9 @@ impl Stat {
         self.kind == Kind::Symlink
     }
 
-    pub(crate) fn from_statx(x: &Statx) -> Self {
+    /// What statx said.
+    #[must_use]
+    pub fn from_statx(x: &Statx) -> Self {
         let kind = match FileType::from_raw_mode(u32::from(x.stx_mode)) {
             FileType::Directory => Kind::Directory,
             FileType::Symlink => Kind::Symlink,

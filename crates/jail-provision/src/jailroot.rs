@@ -514,6 +514,13 @@ impl JailRoot {
     }
 }
 
+/// For those who only read: what they open below it is resolved from here.
+impl AsFd for JailRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// What [`JailRoot::remove`] left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {

@@ -18,6 +18,7 @@ pub(crate) fn all() -> Vec<Tool> {
     vec![
         admin("jail-check", jail_init::check::command()),
         admin("jail-cp", jail_init::cp::command()),
+        admin("jail-export", jail_init::export::command()),
         admin("jail-init", jail_init::init::command()),
         admin("jail-list", jail_init::list::command()),
         admin("jail-update", jail_init::update::command()),

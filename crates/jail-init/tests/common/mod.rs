@@ -29,6 +29,7 @@ impl Scratch {
             env!("CARGO_BIN_EXE_jail-update"),
             env!("CARGO_BIN_EXE_jail-check"),
             env!("CARGO_BIN_EXE_jail-list"),
+            env!("CARGO_BIN_EXE_jail-export"),
         ] {
             // A copy: the build directory may lie where nobody may not look.
             let to = scratch.path("bin").join(Path::new(tool).file_name().expect("name"));
