@@ -1,13 +1,20 @@
-//! Carries out a plan, step by step, and makes no choices of its own.
+//! Carries out a plan and makes no choices of its own.
+//!
+//! Half the time of a provisioning is copying and digesting, and no file waits for another, so several threads share the
+//! steps. The results are gathered by one.
 
+use std::cmp::Reverse;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use rustix::fs::FileType;
 
 use crate::error::Result;
 use crate::jailroot::{JailRoot, Privilege, Removed, Written};
 use crate::manifest::{PathText, Record, Source, Stamp, What};
-use crate::plan::{Action, Plan, Step};
+use crate::plan::{Action, Cause, Plan, Step};
 
 /// Told about each step that is done.
 pub trait Progress {
@@ -28,24 +35,106 @@ pub type Records = std::collections::BTreeMap<PathText, Record>;
 
 /// Carries out the steps; answers the records of what is there now.
 ///
+/// Directories are made first, in order, and what is no longer wanted is removed last; all else in between is independent
+/// of each other, so that files are copied side by side.
+///
 /// # Errors
 /// A step failed. What was done before stays, and the next run goes on from there.
 pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Result<Records> {
     let mut records = plan.unchanged.clone();
-    for step in &plan.steps {
-        let (record, bytes) = one(step, jail)?;
+    let mut done = |step: &Step, (record, bytes): Done| {
         let path = PathText(step.path.clone());
         match record {
             Some(record) => records.insert(path, record),
             None => records.remove(&path),
         };
         progress.step(&step.path, bytes);
+    };
+    let (last, rest): (Vec<&Step>, _) = plan.steps.iter().partition(|step| step.cause == Cause::Unwanted);
+    let (first, mut between): (Vec<&Step>, Vec<&Step>) =
+        rest.into_iter().partition(|step| matches!(step.action, Action::Directory | Action::Remove));
+    // The largest first: the disk has longest to do with them, and no thread is left alone with one at the end.
+    between.sort_by_key(|step| Reverse(step.action.size()));
+    for step in first {
+        done(step, one(step, jail)?);
+    }
+    side_by_side(&between, jail, &mut done)?;
+    for step in last {
+        done(step, one(step, jail)?);
     }
     Ok(records)
 }
 
-/// One step: its record (`None` if nothing of ours is there afterwards) and the bytes written.
-fn one(step: &Step, jail: &JailRoot) -> Result<(Option<Record>, u64)> {
+/// What a step left (`None` if nothing of ours is there afterwards), and the bytes written.
+type Done = (Option<Record>, u64);
+
+/// Below this many steps a second thread costs more than it saves.
+const WORTH_A_THREAD: usize = 16;
+
+/// More threads than this only wait for each other in the file system.
+const MOST_THREADS: usize = 4;
+
+/// Steps of which none needs another: each thread takes the next one until none is left or one has failed.
+fn side_by_side(steps: &[&Step], jail: &JailRoot, done: &mut dyn FnMut(&Step, Done)) -> Result<()> {
+    let queue = Queue { steps, jail, next: AtomicUsize::new(0), stop: AtomicBool::new(false) };
+    let helpers = processors().min(MOST_THREADS).min(steps.len() / WORTH_A_THREAD).saturating_sub(1);
+    let (sender, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            let (sender, queue) = (sender.clone(), &queue);
+            // Nobody listens any more only if a step failed.
+            let work = move || while queue.one().is_some_and(|result| sender.send(result).is_ok()) {};
+            // Without another thread this one does it all.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        let mut outcome = Ok(());
+        let mut take = |(step, result): (&Step, Result<Done>)| match result {
+            Ok(left) => done(step, left),
+            Err(error) if outcome.is_ok() => outcome = Err(error),
+            Err(_) => {}
+        };
+        while let Some(own) = queue.one() {
+            take(own);
+            results.try_iter().for_each(&mut take);
+        }
+        results.iter().for_each(take);
+        outcome
+    })
+}
+
+/// Steps that several threads share.
+struct Queue<'a> {
+    steps: &'a [&'a Step],
+    jail: &'a JailRoot,
+    next: AtomicUsize,
+    stop: AtomicBool,
+}
+
+impl<'a> Queue<'a> {
+    /// Does the next step; `None` if there is none left, or one has failed.
+    fn one(&self) -> Option<(&'a Step, Result<Done>)> {
+        if self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let step = *self.steps.get(self.next.fetch_add(1, Ordering::Relaxed))?;
+        let result = one(step, self.jail);
+        if result.is_err() {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        Some((step, result))
+    }
+}
+
+/// Processors that this process may run on. (The standard library's answer reads five files of control groups first.)
+fn processors() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize)
+}
+
+/// One step.
+fn one(step: &Step, jail: &JailRoot) -> Result<Done> {
     let path = &step.path;
     let record = |what: What| Record {
         what,

@@ -17,14 +17,13 @@
 //!   to a file that has them: it would be the host's own set-uid file in the jail.
 //! - **A file is read again if it changed while it was copied**, told by its size, mtime and ctime before and after.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{
     self, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid,
@@ -109,13 +108,31 @@ const KEPT_DIRECTORIES: usize = 128;
 
 const CHUNK: usize = 1 << 20;
 
-/// A jail's directory, open.
+/// The disk is told at once of a file as large as this, so that it writes while we copy on and not only when we wait.
+const WORTH_AN_EARLY_START: u64 = 1 << 17;
+
+/// A jail's directory, open. Several threads may write different paths through it at once.
 #[derive(Debug)]
 pub struct JailRoot {
     fd: OwnedFd,
     path: PathBuf,
-    dirs: RefCell<HashMap<PathBuf, Rc<OwnedFd>>>,
-    buffer: RefCell<Vec<u8>>,
+    dirs: Mutex<HashMap<PathBuf, Arc<Directory>>>,
+    /// Buffers that no thread is using.
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+/// A directory of the jail, open.
+#[derive(Debug)]
+struct Directory {
+    fd: OwnedFd,
+    /// Owner and group that a file made in it was seen to be born with: a set-gid bit or a mount option may decide that.
+    born: OnceLock<(u32, u32)>,
+}
+
+impl Directory {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd, born: OnceLock::new() }
+    }
 }
 
 /// The jail as it was found before anything was done.
@@ -164,7 +181,7 @@ impl JailRoot {
     }
 
     fn at(fd: OwnedFd, path: PathBuf) -> Self {
-        Self { fd, path, dirs: RefCell::default(), buffer: RefCell::default() }
+        Self { fd, path, dirs: Mutex::default(), buffers: Mutex::default() }
     }
 
     /// The jail's path, absolute and free of links.
@@ -192,17 +209,18 @@ impl JailRoot {
     ///
     /// # Errors
     /// A system call failed, or something else is there.
-    pub fn make_directory(&self, inner: &Path, meta: Meta) -> Result<Stat> {
+    pub fn make_directory(&self, inner: &Path, meta: Meta) -> Result<()> {
         self.doing("make the directory", inner, || {
             let (dir, name) = self.parent(inner)?;
-            match retry(|| fs::mkdirat(&*dir, &name, Mode::from_raw_mode(0o700))) {
+            match retry(|| fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(0o700))) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = retry(|| fs::openat(&*dir, &name, flags, Mode::empty()))?;
-            self.set_owner_and_mode(&made, meta)?;
-            stat_of(made.as_fd())
+            let made = retry(|| fs::openat(&dir.fd, name, flags, Mode::empty()))?;
+            set_owner_and_mode(&made, meta)?;
+            self.keep(inner, Directory::new(made));
+            Ok(())
         })
     }
 
@@ -235,35 +253,41 @@ impl JailRoot {
         meta: Meta,
         privilege: Privilege,
     ) -> io::Result<Result<Option<Written>>> {
-        let (file, before) = match open_source(source) {
+        let from = match open_source(source) {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(Error::io("read", source, error))),
         };
+        let before = from.stat;
         let temporary = self.temporary(inner)?;
-        let digest = match self.copy_content(&file, &temporary.fd, before.size) {
+        let digest = match self.copy_content(&from, &temporary.fd) {
             Ok(digest) => digest,
             Err(Side::Source(error)) => return Ok(Err(Error::io("read", source, error))),
             Err(Side::Jail(error)) => return Err(error.into()),
         };
-        let after = stat_of(file.as_fd())?;
+        let after = stat_of(from.fd.as_fd())?;
         if (after.size, after.mtime, after.ctime) != (before.size, before.mtime, before.ctime) {
             return Ok(Ok(None));
         }
-        self.set_owner_and_mode(&temporary.fd, meta)?;
-        copy_attributes(&file, &temporary.fd, privilege)?;
+        temporary.set_owner_and_mode(meta)?;
+        copy_attributes(&from.fd, &temporary.fd, privilege)?;
         set_mtime(&temporary.fd, after.mtime)?;
-        let stat = temporary.put_in_place()?;
+        if after.size >= WORTH_AN_EARLY_START {
+            // Only a hint: whether it is on the disk is what JailRoot::sync asks.
+            jail_sys::disk::begin_writing(temporary.fd.as_fd()).unwrap_or_default();
+        }
+        let stat = temporary.put_in_place(meta)?;
         Ok(Ok(Some(Written { digest, stat, source: Some(after) })))
     }
 
     /// Copies and digests in one reading; runs of zeros stay holes.
-    fn copy_content(&self, from: &OwnedFd, to: &OwnedFd, size: u64) -> std::result::Result<Digest, Side> {
-        let mut buffer = self.buffer.borrow_mut();
+    fn copy_content(&self, from: &SourceFile, to: &OwnedFd) -> std::result::Result<Digest, Side> {
+        let SourceFile { fd: from, stat: Stat { size, .. }, sparse } = from;
+        let size = *size;
+        let mut buffer = self.buffer();
         let wanted = usize::try_from(size).unwrap_or(CHUNK).clamp(1, CHUNK);
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
         }
-        let sparse = is_sparse(from).map_err(Side::Source)?;
         let mut hash = Sha256::new();
         let mut done: u64 = 0;
         while done < size {
@@ -274,14 +298,31 @@ impl JailRoot {
             }
             let piece = &buffer[..got];
             hash.update(piece);
-            if sparse && piece.iter().all(|b| *b == 0) {
+            if *sparse && piece.iter().all(|b| *b == 0) {
                 retry(|| fs::ftruncate(to, done + got as u64)).map_err(Side::Jail)?;
             } else {
                 write_all_at(to, piece, done).map_err(Side::Jail)?;
             }
             done += got as u64;
         }
+        self.give_back(buffer);
         Ok(Digest(hash.finalize().into()))
+    }
+
+    /// A buffer that no other thread uses.
+    fn buffer(&self) -> Vec<u8> {
+        unpoisoned(&self.buffers).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        unpoisoned(&self.buffers).push(buffer);
+    }
+
+    fn digest_of(&self, file: &OwnedFd) -> io::Result<Digest> {
+        let mut buffer = self.buffer();
+        let digest = digest_file(file, &mut buffer);
+        self.give_back(buffer);
+        digest
     }
 
     /// Writes a file with this content.
@@ -292,8 +333,8 @@ impl JailRoot {
         self.doing("write", inner, || {
             let temporary = self.temporary(inner)?;
             write_all_at(&temporary.fd, content, 0)?;
-            self.set_owner_and_mode(&temporary.fd, meta)?;
-            let stat = temporary.put_in_place()?;
+            temporary.set_owner_and_mode(meta)?;
+            let stat = temporary.put_in_place(meta)?;
             Ok(Written { digest: Digest::of(content), stat, source: None })
         })
     }
@@ -305,27 +346,27 @@ impl JailRoot {
     /// A system call failed for another reason.
     pub fn hard_link(&self, inner: &Path, source: &Path) -> Result<Option<Written>> {
         self.doing("link", inner, || {
-            let (file, before) = open_source(source)?;
+            let SourceFile { fd: file, stat: before, .. } = open_source(source)?;
             if before.mode & 0o6000 != 0 || has_capabilities(&file)? {
                 return Ok(None);
             }
             let (dir, name) = self.parent(inner)?;
-            let temporary = temporary_name(&name);
-            unlink_if_there(&dir, &temporary)?;
-            match retry(|| fs::linkat(CWD, source, &*dir, &temporary, AtFlags::empty())) {
+            let temporary = temporary_name(name);
+            unlink_if_there(&dir.fd, &temporary)?;
+            match retry(|| fs::linkat(CWD, source, &dir.fd, &temporary, AtFlags::empty())) {
                 Ok(()) => {}
                 Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::ACCESS) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
-            let linked = stat_at(&dir, &temporary)?;
+            let linked = stat_at(&dir.fd, &temporary)?;
             if (linked.dev, linked.ino) != (before.dev, before.ino) {
-                unlink_if_there(&dir, &temporary)?;
+                unlink_if_there(&dir.fd, &temporary)?;
                 return Ok(None);
             }
-            retry(|| fs::renameat(&*dir, &temporary, &*dir, &name))?;
+            retry(|| fs::renameat(&dir.fd, &temporary, &dir.fd, name))?;
             // Renaming a link onto another name of the same file does nothing and leaves both.
-            unlink_if_there(&dir, &temporary)?;
-            let digest = digest_file(&file, &mut self.buffer.borrow_mut())?;
+            unlink_if_there(&dir.fd, &temporary)?;
+            let digest = self.digest_of(&file)?;
             let stat = stat_of(file.as_fd())?;
             Ok(Some(Written { digest, stat, source: Some(stat) }))
         })
@@ -335,21 +376,21 @@ impl JailRoot {
     ///
     /// # Errors
     /// A system call failed.
-    pub fn symlink(&self, inner: &Path, target: &Path, meta: Meta) -> Result<Stat> {
+    pub fn symlink(&self, inner: &Path, target: &Path, meta: Meta) -> Result<()> {
         self.doing("make the link", inner, || {
             let (dir, name) = self.parent(inner)?;
-            let temporary = temporary_name(&name);
-            match retry(|| fs::symlinkat(target, &*dir, &name)) {
-                Ok(()) => self.set_link_owner(&dir, &name, meta)?,
+            let temporary = temporary_name(name);
+            match retry(|| fs::symlinkat(target, &dir.fd, name)) {
+                Ok(()) => set_link_owner(&dir.fd, name, meta)?,
                 Err(Errno::EXIST) => {
-                    unlink_if_there(&dir, &temporary)?;
-                    retry(|| fs::symlinkat(target, &*dir, &temporary))?;
-                    self.set_link_owner(&dir, &temporary, meta)?;
-                    retry(|| fs::renameat(&*dir, &temporary, &*dir, &name))?;
+                    unlink_if_there(&dir.fd, &temporary)?;
+                    retry(|| fs::symlinkat(target, &dir.fd, &temporary))?;
+                    set_link_owner(&dir.fd, &temporary, meta)?;
+                    retry(|| fs::renameat(&dir.fd, &temporary, &dir.fd, name))?;
                 }
                 Err(error) => return Err(error.into()),
             }
-            stat_at(&dir, &name)
+            Ok(())
         })
     }
 
@@ -360,13 +401,13 @@ impl JailRoot {
     pub fn device(&self, inner: &Path, kind: FileType, device: u64, meta: Meta) -> Result<Stat> {
         self.doing("make the device", inner, || {
             let (dir, name) = self.parent(inner)?;
-            let temporary = temporary_name(&name);
-            unlink_if_there(&dir, &temporary)?;
-            retry(|| fs::mknodat(&*dir, &temporary, kind, Mode::from_raw_mode(0o600), device))?;
+            let temporary = temporary_name(name);
+            unlink_if_there(&dir.fd, &temporary)?;
+            retry(|| fs::mknodat(&dir.fd, &temporary, kind, Mode::from_raw_mode(0o600), device))?;
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             retry(|| {
                 fs::chownat(
-                    &*dir,
+                    &dir.fd,
                     &temporary,
                     Some(Uid::from_raw(meta.uid)),
                     Some(Gid::from_raw(meta.gid)),
@@ -375,9 +416,9 @@ impl JailRoot {
             })?;
             // A device node cannot be opened without waking its driver, so this one mode is set by name, of a node that
             // was just made in a directory held open.
-            retry(|| fs::chmodat(&*dir, &temporary, Mode::from_raw_mode(meta.mode), AtFlags::empty()))?;
-            retry(|| fs::renameat(&*dir, &temporary, &*dir, &name))?;
-            stat_at(&dir, &name)
+            retry(|| fs::chmodat(&dir.fd, &temporary, Mode::from_raw_mode(meta.mode), AtFlags::empty()))?;
+            retry(|| fs::renameat(&dir.fd, &temporary, &dir.fd, name))?;
+            stat_at(&dir.fd, name)
         })
     }
 
@@ -391,13 +432,13 @@ impl JailRoot {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removed::Gone),
                 other => other?,
             };
-            match retry(|| fs::unlinkat(&*dir, &name, AtFlags::empty())) {
+            match retry(|| fs::unlinkat(&dir.fd, name, AtFlags::empty())) {
                 Ok(()) | Err(Errno::NOENT) => return Ok(Removed::Gone),
                 Err(Errno::ISDIR | Errno::PERM) => {}
                 Err(error) => return Err(error.into()),
             }
-            self.dirs.borrow_mut().clear();
-            match retry(|| fs::unlinkat(&*dir, &name, AtFlags::REMOVEDIR)) {
+            unpoisoned(&self.dirs).clear();
+            match retry(|| fs::unlinkat(&dir.fd, name, AtFlags::REMOVEDIR)) {
                 Ok(()) | Err(Errno::NOENT) => Ok(Removed::Gone),
                 Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(Removed::InUse),
                 Err(error) => Err(error.into()),
@@ -411,7 +452,7 @@ impl JailRoot {
     /// A system call failed.
     pub fn remove_leftover(&self, inner: &Path) -> Result<()> {
         self.doing("remove what a killed run left of", inner, || match self.parent(inner) {
-            Ok((dir, name)) => unlink_if_there(&dir, &temporary_name(&name)),
+            Ok((dir, name)) => unlink_if_there(&dir.fd, &temporary_name(name)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         })
@@ -426,8 +467,8 @@ impl JailRoot {
             let (dir, name) = self.parent(inner)?;
             let flags =
                 OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let file = retry(|| fs::openat(&*dir, &name, flags, Mode::empty()))?;
-            digest_file(&file, &mut self.buffer.borrow_mut())
+            let file = retry(|| fs::openat(&dir.fd, name, flags, Mode::empty()))?;
+            self.digest_of(&file)
         })
     }
 
@@ -443,23 +484,29 @@ impl JailRoot {
     }
 
     /// The directory that holds a path, and the path's last name.
-    fn parent(&self, inner: &Path) -> io::Result<(Rc<OwnedFd>, OsString)> {
-        let name = inner.file_name().ok_or(Errno::INVAL)?.to_os_string();
+    fn parent<'p>(&self, inner: &'p Path) -> io::Result<(Arc<Directory>, &'p OsStr)> {
+        let name = inner.file_name().ok_or(Errno::INVAL)?;
         let parent = inner.parent().ok_or(Errno::INVAL)?;
         Ok((self.directory(parent)?, name))
     }
 
-    fn directory(&self, inner: &Path) -> io::Result<Rc<OwnedFd>> {
-        if let Some(known) = self.dirs.borrow().get(inner) {
-            return Ok(Rc::clone(known));
+    fn directory(&self, inner: &Path) -> io::Result<Arc<Directory>> {
+        if let Some(known) = unpoisoned(&self.dirs).get(inner) {
+            return Ok(Arc::clone(known));
         }
-        let fd = Rc::new(self.open_inside(inner, OFlags::PATH | OFlags::DIRECTORY)?);
-        let mut dirs = self.dirs.borrow_mut();
+        let fd = self.open_inside(inner, OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(self.keep(inner, Directory::new(fd)))
+    }
+
+    /// Remembers an open directory.
+    fn keep(&self, inner: &Path, directory: Directory) -> Arc<Directory> {
+        let directory = Arc::new(directory);
+        let mut dirs = unpoisoned(&self.dirs);
         if dirs.len() >= KEPT_DIRECTORIES {
             dirs.clear();
         }
-        dirs.insert(inner.to_path_buf(), Rc::clone(&fd));
-        Ok(fd)
+        dirs.insert(inner.to_path_buf(), Arc::clone(&directory));
+        directory
     }
 
     fn open_inside(&self, inner: &Path, flags: OFlags) -> io::Result<OwnedFd> {
@@ -474,39 +521,20 @@ impl JailRoot {
         Err(Errno::AGAIN.into())
     }
 
-    fn temporary(&self, inner: &Path) -> io::Result<Temporary> {
+    fn temporary<'p>(&self, inner: &'p Path) -> io::Result<Temporary<'p>> {
         let (dir, name) = self.parent(inner)?;
-        let temporary = temporary_name(&name);
+        let temporary = temporary_name(name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || retry(|| fs::openat(&*dir, &temporary, flags, Mode::from_raw_mode(0o600)));
+        let open = || retry(|| fs::openat(&dir.fd, &temporary, flags, Mode::from_raw_mode(0o600)));
         let fd = match open() {
             // A killed run's: we hold the jail's lock, so nobody is writing it now.
             Err(Errno::EXIST) => {
-                unlink_if_there(&dir, &temporary)?;
+                unlink_if_there(&dir.fd, &temporary)?;
                 open()?
             }
             other => other?,
         };
         Ok(Temporary { dir, name, temporary, fd, placed: false })
-    }
-
-    /// Owner, then mode: a set-uid bit must never exist under a wrong owner, and chown would clear it.
-    fn set_owner_and_mode(&self, fd: &OwnedFd, meta: Meta) -> io::Result<()> {
-        let stat = retry(|| fs::fstat(fd))?;
-        if (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
-            retry(|| fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))?;
-        }
-        retry(|| fs::fchmod(fd, Mode::from_raw_mode(meta.mode)))?;
-        Ok(())
-    }
-
-    fn set_link_owner(&self, dir: &OwnedFd, name: &OsStr, meta: Meta) -> io::Result<()> {
-        let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
-            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-            retry(|| fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
-        }
-        Ok(())
     }
 
     fn doing<T>(&self, what: &str, inner: &Path, work: impl FnOnce() -> io::Result<T>) -> Result<T> {
@@ -537,13 +565,13 @@ impl Host for JailRoot {
             return stat_of(self.fd.as_fd());
         }
         let (dir, name) = self.parent(path)?;
-        stat_at(&dir, &name)
+        stat_at(&dir.fd, name)
     }
 
     fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
         use std::os::unix::ffi::OsStringExt;
         let (dir, name) = self.parent(path)?;
-        let target = retry(|| fs::readlinkat(&*dir, &name, Vec::new()))?;
+        let target = retry(|| fs::readlinkat(&dir.fd, name, Vec::new()))?;
         Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
     }
 
@@ -724,27 +752,45 @@ impl Walk {
 }
 
 /// A file being made; dropped before it is put in place, it is gone again.
-struct Temporary {
-    dir: Rc<OwnedFd>,
-    name: OsString,
+struct Temporary<'p> {
+    dir: Arc<Directory>,
+    name: &'p OsStr,
     temporary: OsString,
     fd: OwnedFd,
     placed: bool,
 }
 
-impl Temporary {
-    fn put_in_place(mut self) -> io::Result<Stat> {
-        retry(|| fs::renameat(&*self.dir, &self.temporary, &*self.dir, &self.name))?;
+impl Temporary<'_> {
+    /// Owner, then mode. What a file of this directory is born with is asked once; [`Temporary::put_in_place`] looks again.
+    fn set_owner_and_mode(&self, meta: Meta) -> io::Result<()> {
+        let owner = (meta.uid, meta.gid);
+        if meta.mode & 0o7000 == 0 && self.dir.born.get() == Some(&owner) {
+            return Ok(retry(|| fs::fchmod(&self.fd, Mode::from_raw_mode(meta.mode)))?);
+        }
+        let born = set_owner_and_mode(&self.fd, meta)?;
+        self.dir.born.get_or_init(|| born);
+        Ok(())
+    }
+
+    /// The last step; answers what is there then, with the owner and mode it was to have.
+    fn put_in_place(mut self, meta: Meta) -> io::Result<Stat> {
+        retry(|| fs::renameat(&self.dir.fd, &self.temporary, &self.dir.fd, self.name))?;
         self.placed = true;
+        let stat = stat_of(self.fd.as_fd())?;
+        if (stat.uid, stat.gid, stat.mode) == (meta.uid, meta.gid, meta.mode) {
+            return Ok(stat);
+        }
+        // Somebody gave the directory a set-gid bit between two files, or the file system has its own mind about modes.
+        set_owner_and_mode(&self.fd, meta)?;
         stat_of(self.fd.as_fd())
     }
 }
 
-impl Drop for Temporary {
+impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if !self.placed {
             // Best effort: the next run removes it as well.
-            unlink_if_there(&self.dir, &self.temporary).unwrap_or_default();
+            unlink_if_there(&self.dir.fd, &self.temporary).unwrap_or_default();
         }
     }
 }
@@ -766,14 +812,45 @@ pub fn is_leftover(name: &OsStr) -> bool {
     name.as_bytes().starts_with(TEMPORARY.as_bytes())
 }
 
-fn open_source(source: &Path) -> io::Result<(OwnedFd, Stat)> {
+/// An open file of the host that is to be copied.
+struct SourceFile {
+    fd: OwnedFd,
+    stat: Stat,
+    /// Whether it has holes.
+    sparse: bool,
+}
+
+fn open_source(source: &Path) -> io::Result<SourceFile> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = retry(|| fs::open(source, flags, Mode::empty()))?;
-    let stat = stat_of(file.as_fd())?;
+    let fd = retry(|| fs::open(source, flags, Mode::empty()))?;
+    let statx = retry(|| fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS))?;
+    let stat = Stat::from_statx(&statx);
     if !stat.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file any more"));
     }
-    Ok((file, stat))
+    let sparse = statx.stx_blocks.saturating_mul(512) < stat.size;
+    Ok(SourceFile { fd, stat, sparse })
+}
+
+/// Owner, then mode: a set-uid bit must never exist under a wrong owner, and chown would clear it. Answers the owner it
+/// found.
+fn set_owner_and_mode(fd: &OwnedFd, meta: Meta) -> io::Result<(u32, u32)> {
+    let stat = retry(|| fs::fstat(fd))?;
+    let found = (stat.st_uid, stat.st_gid);
+    if found != (meta.uid, meta.gid) {
+        retry(|| fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))?;
+    }
+    retry(|| fs::fchmod(fd, Mode::from_raw_mode(meta.mode)))?;
+    Ok(found)
+}
+
+fn set_link_owner(dir: &OwnedFd, name: &OsStr, meta: Meta) -> io::Result<()> {
+    let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        retry(|| fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
+    }
+    Ok(())
 }
 
 fn stat_of(fd: BorrowedFd<'_>) -> io::Result<Stat> {
@@ -803,11 +880,6 @@ fn write_all_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::
         offset += done as u64;
     }
     Ok(())
-}
-
-fn is_sparse(fd: &OwnedFd) -> rustix::io::Result<bool> {
-    let stat = retry(|| fs::fstat(fd))?;
-    Ok(stat.st_blocks.unsigned_abs().saturating_mul(512) < stat.st_size.unsigned_abs())
 }
 
 fn digest_file(file: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<Digest> {
@@ -881,4 +953,9 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
             other => return other,
         }
     }
+}
+
+/// A lock's content; a thread that panicked left it whole, since nothing is changed by halves under these locks.
+fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -63,6 +63,17 @@ pub enum Action {
     Remove,
 }
 
+impl Action {
+    /// Bytes of a file of the host that the step copies, as far as the plan knows.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Copy { size, .. } | Self::Link { size, .. } => *size,
+            _ => 0,
+        }
+    }
+}
+
 /// Why a step is due now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
