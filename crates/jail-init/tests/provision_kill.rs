@@ -9,7 +9,7 @@ use common::{Run, Scratch, text};
 
 /// What a run is doing when the signal comes: the system call that marks it, and how many of it a run makes at least.
 const STAGES: &[(&str, &str, u64)] = &[
-    ("planning", "statx", 30),
+    ("planning", "statx", 20),
     ("copying", "pwrite64", 5),
     ("renaming", "renameat", 5),
     ("manifest", "rename", 3),
