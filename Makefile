@@ -28,7 +28,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-distros test-fresh test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh probe static man demo test test-attack test-distros test-fresh test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ demo: ## show what a process inside a jail can see; needs no root, changes nothi
 
 test: ## every test but the slow ones; as root also those with real logins
 	@tests/run
+
+test-attack: ## the attack suite alone, under every policy (root)
+	@tests/run attack
 
 test-distros: ## the sections' programs in a debootstrap'ed Debian 13 (slow, root)
 	@tests/distros

@@ -46,3 +46,22 @@ pub(crate) fn script(data: &[u8]) {
     }
     drop(Resolver::new(&host).survey(Path::new("/p")));
 }
+
+/// A `jk_init.ini`: whatever is in it, what comes out are sections that can be read.
+pub(crate) fn jk_ini(data: &[u8]) {
+    let import = jail_provision::import::import(data, &std::collections::BTreeSet::new());
+    for section in &import.sections {
+        assert!(
+            !section.name.contains('/') && !section.name.starts_with('.'),
+            "{:?} as a file name",
+            section.name
+        );
+        let text = section.text.as_bytes();
+        if let Err(error) = jail_provision::section::parse(&section.name, "f", text) {
+            panic!("a section that nobody can read: {error}\n{}", section.text);
+        }
+    }
+    for note in &import.notes {
+        assert!(!note.what.chars().any(char::is_control), "{:?}", note.what);
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! One file a class; each test says in its comment what it is modelled on. All run as a jailed account over a real
 //! login. `JAIL_UNDER_TEST=jailkit` and `=bwrap` hold others against the same attempts (`tests/attack-table`), and
-//! `JAIL_VARIANT` runs them under other policies of ours: `writable` (root = "writable"), `discard`, `private`.
+//! `JAIL_VARIANT` runs them under other policies of ours: `writable` (root = "writable"), `discard`, `private`; the
+//! whole suite under ours goes through all of them. `rootless` is a class of its own.
 
 mod credentials;
 mod descriptors;
@@ -15,6 +16,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod processes;
+mod provisioning;
 mod resources;
 mod rootless;
 mod sshd;
@@ -59,6 +61,7 @@ fn run() -> ExitCode {
         files::TESTS,
         descriptors::TESTS,
         environment::TESTS,
+        provisioning::TESTS,
         network::TESTS,
         resources::TESTS,
         sshd::TESTS,

@@ -150,14 +150,24 @@ pub fn with_member(line: &[u8], member: &[u8]) -> Vec<u8> {
     if members(text).any(|name| name == member) {
         return line.to_vec();
     }
-    let mut new = text.to_vec();
+    let (head, list, rest) = around_the_list(text);
+    let mut new = head.to_vec();
     while new.iter().filter(|b| **b == b':').count() < 3 {
         new.push(b':');
     }
-    if !new.ends_with(b":") && !new.ends_with(b",") {
+    if ending.starts_with(b"\r") && rest.is_empty() {
+        // To glibc the CR is part of the last name, so the new one comes first.
+        new.extend_from_slice(member);
         new.push(b',');
+        new.extend_from_slice(list);
+    } else {
+        new.extend_from_slice(list);
+        if !list.is_empty() && !list.ends_with(b",") {
+            new.push(b',');
+        }
+        new.extend_from_slice(member);
     }
-    new.extend_from_slice(member);
+    new.extend_from_slice(rest);
     new.extend_from_slice(ending);
     new
 }
@@ -166,20 +176,28 @@ pub fn with_member(line: &[u8], member: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn without_member(line: &[u8], member: &[u8]) -> Vec<u8> {
     let (text, ending) = split_ending(line);
-    let Some(at) = text.iter().rposition(|b| *b == b':') else { return line.to_vec() };
-    let (head, list) = text.split_at(at + 1);
+    let (head, list, rest) = around_the_list(text);
     let kept: Vec<&[u8]> =
         list.split(|b| *b == b',').filter(|name| fields::trim_start(name) != member).collect();
-    let mut new = head.to_vec();
-    new.extend_from_slice(&kept.join(&b','));
-    new.extend_from_slice(ending);
-    new
+    [head, &kept.join(&b','), rest, ending].concat()
 }
 
 /// The members that a group or gshadow line lists.
 fn members(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let list = text.splitn(4, |b| *b == b':').nth(3).unwrap_or_default();
+    let (_, list, _) = around_the_list(text);
     list.split(|b| *b == b',').map(fields::trim_start).filter(|name| !name.is_empty())
+}
+
+/// What stands before the members, the members, and what stands after them: glibc ends the list at a fourth colon, so a
+/// name behind it would be nobody's.
+fn around_the_list(text: &[u8]) -> (&[u8], &[u8], &[u8]) {
+    let third = text.iter().enumerate().filter(|(_, b)| **b == b':').nth(2).map(|(at, _)| at);
+    let Some((head, rest)) = third.and_then(|at| text.split_at_checked(at + 1)) else {
+        return (text, b"", b"");
+    };
+    let end = rest.iter().position(|b| *b == b':').unwrap_or(rest.len());
+    let (list, rest) = rest.split_at_checked(end).unwrap_or((rest, b""));
+    (head, list, rest)
 }
 
 fn split_ending(line: &[u8]) -> (&[u8], &[u8]) {
@@ -239,7 +257,11 @@ mod tests {
     #[test]
     fn members_come_and_go() {
         assert_eq!(with_member(b"g:x:1:\n", b"dave"), b"g:x:1:dave\n");
-        assert_eq!(with_member(b"g:x:1:a,b\r\n", b"dave"), b"g:x:1:a,b,dave\r\n");
+        assert_eq!(
+            with_member(b"g:x:1:a,b\r\n", b"dave"),
+            b"g:x:1:dave,a,b\r\n",
+            "the CR is of the last name"
+        );
         assert_eq!(with_member(b"g:x:1:a,dave", b"dave"), b"g:x:1:a,dave");
         assert_eq!(with_member(b"g:x:1:daves", b"dave"), b"g:x:1:daves,dave");
         assert_eq!(with_member(b"g:!:adm:a\n", b"dave"), b"g:!:adm:a,dave\n");

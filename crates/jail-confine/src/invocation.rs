@@ -214,7 +214,11 @@ fn ignored_signals(status: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 16).ok()
 }
 
-fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Call> {
+/// Reads argv: a login or `-c COMMAND`.
+///
+/// # Errors
+/// Any other call.
+pub fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Call> {
     let mut arguments = arguments;
     // An empty argv is how CVE-2021-4034 began; Linux 5.18 and later put an empty string there.
     let Some(argv0) = arguments.next() else {

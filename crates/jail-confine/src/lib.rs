@@ -20,7 +20,7 @@
 pub mod admission;
 pub mod cell;
 pub mod cgroup;
-mod commands;
+pub mod commands;
 mod confined;
 pub mod enter;
 pub mod environment;

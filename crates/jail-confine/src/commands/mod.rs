@@ -8,7 +8,7 @@
 
 mod elf;
 pub(crate) mod reach;
-mod split;
+pub mod split;
 
 use crate::admission::Jail;
 use crate::environment;

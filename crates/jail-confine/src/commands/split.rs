@@ -5,7 +5,10 @@
 const SPECIAL: &[u8] = b"|&;<>()$`*?[]{}!\n\r\0";
 
 /// Splits a line.
-pub(super) fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+///
+/// # Errors
+/// A line that a shell would have to interpret, with the reason.
+pub fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let mut words = Vec::new();
     let mut rest = line.iter().copied().peekable();
     loop {
