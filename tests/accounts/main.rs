@@ -4,6 +4,7 @@
 
 mod bench;
 mod create;
+mod directory;
 mod edits;
 mod faults;
 mod homes;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     jailwright_tests::suite(&[
         edits::TESTS,
         create::TESTS,
+        directory::TESTS,
         relocate::TESTS,
         refusals::TESTS,
         homes::TESTS,

@@ -14,6 +14,7 @@ use jail_accounts::{group, passwd, placement};
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 
+use crate::directory;
 use crate::invocation::{Invocation, variable};
 use crate::policy::file::{EntryFile, PolicyFile};
 use crate::policy::{Policy, Subject, account_layers, merge};
@@ -69,6 +70,15 @@ pub enum HomeSource {
 /// Where an empty home is: on the scratch space, so that no directory of the jail has to be covered for it.
 pub const EMPTY_HOME: &str = "/run/home";
 
+/// Whether a jail's passwd has a line of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inside {
+    /// By name and uid.
+    Known,
+    /// Then the cell shows account files of its own.
+    Unknown,
+}
+
 /// Account files of the cell's own, shown instead of the jail's.
 #[derive(Debug)]
 pub struct AccountFiles {
@@ -95,6 +105,8 @@ pub struct Admission {
     pub shell: Vec<u8>,
     /// Paths of the jail that have to be seen even below a directory that the cell brings itself, such as /tmp.
     pub brought: Vec<Vec<u8>>,
+    /// Whether the jail's own passwd has the account.
+    pub inside: Inside,
     /// `None`: the jail's own are seen.
     pub account_files: Option<AccountFiles>,
     /// The gid that terminals belong to, if the host has a group `tty`.
@@ -111,7 +123,10 @@ pub fn decide(invocation: &Invocation) -> Result<Admission> {
     let of_host = |why: Untrusted| Refusal::new(What::Host, why.to_string());
     let root = Top::root(Trust::Root).map_err(of_host)?;
     let etc = root.below(Path::new("etc")).map_err(of_host)?;
-    let passwd = read_root_file(&etc, "passwd")?;
+    let mut passwd = read_root_file(&etc, "passwd")?;
+    if passwd::by_uid(&passwd, invocation.uid).next().is_none() {
+        passwd = from_directory(&passwd, invocation.uid)?;
+    }
     let groups = read_root_file(&etc, "group")?;
     let file = read_policy(&etc)?;
     let names = names_of(&passwd, invocation);
@@ -119,7 +134,7 @@ pub fn decide(invocation: &Invocation) -> Result<Admission> {
         return Err(Refusal::new(
             What::Account,
             format!(
-                "uid {} has no account with jail-sh as its shell in /etc/passwd; \
+                "uid {} has no account with jail-sh as its shell in /etc/passwd or the host's directory; \
                  jail-user -j JAIL USER sets one up",
                 invocation.uid
             ),
@@ -135,6 +150,29 @@ pub fn decide(invocation: &Invocation) -> Result<Admission> {
         )?;
     }
     Ok(admitted)
+}
+
+/// The line of an account that is not in /etc/passwd. What a directory says is believed for the uid that was asked for
+/// only, and never for a name that the host has of its own: policy and log go by names.
+fn from_directory(local: &[u8], uid: u32) -> Result<Vec<u8>> {
+    let answer = directory::ask("passwd", &[uid.to_string().into_bytes()])?;
+    let refuse = |why: String| Err(Refusal::new(What::Account, why));
+    for entry in passwd::entries(&answer) {
+        if entry.uid != uid {
+            return refuse(format!(
+                "the host's directory was asked for uid {uid} and answered with uid {}",
+                entry.uid
+            ));
+        }
+        if let Some(own) = passwd::by_name(local, entry.name) {
+            return refuse(format!(
+                "the host's directory calls uid {uid} '{}', a name that /etc/passwd has for uid {}",
+                printable(entry.name),
+                own.uid
+            ));
+        }
+    }
+    Ok(answer)
 }
 
 /// The accounts of the caller's uid that have jail-sh as shell; the one whose name the login gave comes first.
@@ -170,13 +208,37 @@ fn admit_name(
         ));
     }
     // The policy may speak of any group; the session is only in those that give no way to root.
-    let group_names = names_of_groups(groups, &account);
+    let named = name_groups(groups, &account, file)?;
+    let group_names: Vec<Vec<u8>> = named.iter().map(|(_, name)| name.clone()).collect();
     let mut account = account;
     account.groups.retain(|gid| !is_root_in_disguise(groups, *gid));
     let account = account;
     let subject = Subject { user: &account.name, groups: &group_names };
     let place = place_of(entry.home, file, subject)?;
-    admit(account, root, &group_names, groups, file, &place)
+    let mut admission = admit(account, root, &group_names, groups, file, &place)?;
+    if let Inside::Unknown = admission.inside {
+        admission.account_files = Some(account_files(&admission, entry.gecos, &named));
+    }
+    Ok(admission)
+}
+
+/// passwd and group for a cell whose jail does not know the account: just root, the user and nobody.
+fn account_files(admission: &Admission, gecos: &[u8], named: &[(u32, Vec<u8>)]) -> AccountFiles {
+    let account = &admission.account;
+    let (uid, gid) = (account.uid.to_string(), account.gid.to_string());
+    let shell = admission.shell.as_slice();
+    let user =
+        [&account.name, b"x".as_slice(), uid.as_bytes(), gid.as_bytes(), gecos, &admission.home, shell];
+    let nobody = b"nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+    let passwd = [b"root:x:0:0:root:/root:/usr/sbin/nologin\n".as_slice(), &user.join(&b':'), b"\n", nobody];
+    let mut group = b"root:x:0:\n".to_vec();
+    for (gid, name) in named.iter().filter(|(gid, _)| *gid == account.gid || account.groups.contains(gid)) {
+        let member = if *gid == account.gid { b"".as_slice() } else { &account.name };
+        group.extend_from_slice(&[name.as_slice(), b"x", gid.to_string().as_bytes(), member].join(&b':'));
+        group.push(b'\n');
+    }
+    group.extend_from_slice(b"nogroup:x:65534:\n");
+    AccountFiles { passwd: passwd.concat(), group }
 }
 
 /// Which jail an account goes to, and where its home is in there.
@@ -227,7 +289,8 @@ fn place_of(home: &[u8], file: &PolicyFile, subject: Subject<'_>) -> Result<Plac
 
 /// What jail-user wrote; read only where passwd and the policy are silent.
 fn read_placements() -> Result<Vec<u8>> {
-    match trusted::open_file(Path::new(PLACEMENT_FILE), Trust::Root) {
+    let below = PLACEMENT_FILE.trim_start_matches('/');
+    match Top::root(Trust::Root).and_then(|root| root.open_file(Path::new(below))) {
         Ok((fd, _)) => read_all(&fd).or_refuse(What::Policy, || format!("read '{PLACEMENT_FILE}'")),
         Err(why) if why.is_missing() => Ok(Vec::new()),
         Err(why) => Err(Refusal::new(What::Policy, format!("accounts: {why}"))),
@@ -254,7 +317,10 @@ fn admit(
         None => HomeSource::Jail(open_home(&jail, &home, &account)?),
         Some(path) => HomeSource::Host(open_host_home(path, &account)?),
     };
-    let shell = shell_of(&jail, &account, &policy)?;
+    let jail_passwd = read_jail_passwd(&jail)?;
+    let inside = passwd::by_name(&jail_passwd, &account.name).filter(|entry| entry.uid == account.uid);
+    let shell = shell_of(&jail, inside.as_ref(), &policy);
+    let inside = if inside.is_some() { Inside::Known } else { Inside::Unknown };
     let tty_group = group::by_name(groups, b"tty").map(|entry| entry.gid);
     Ok(Admission {
         account,
@@ -264,6 +330,7 @@ fn admit(
         policy,
         shell,
         brought: Vec::new(),
+        inside,
         account_files: None,
         tty_group,
         notes,
@@ -405,26 +472,27 @@ fn check_home_owner(fd: &OwnedFd, account: &Account, shown: &str) -> Result<()> 
     Ok(())
 }
 
-/// The shell: what the policy says, else what the jail's own passwd says.
-fn shell_of(jail: &Jail, account: &Account, policy: &Policy) -> Result<Vec<u8>> {
-    if let Some(shell) = &policy.shell {
-        return Ok(shell.0.clone().into_bytes());
-    }
+fn read_jail_passwd(jail: &Jail) -> Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat2(&jail.directory, "etc/passwd", flags, Mode::empty(), BELOW) {
-        Ok(fd) => read_all(&fd).or_refuse(What::Jail, || "read the jail's etc/passwd".into())?,
-        Err(Errno::NOENT) => Vec::new(),
-        Err(errno) => {
-            return Err(Refusal::new(What::Jail, format!("cannot open the jail's etc/passwd: {errno}")));
-        }
-    };
-    let inside = passwd::by_name(&file, &account.name).filter(|entry| entry.uid == account.uid);
-    match inside {
-        Some(entry) if entry.shell.starts_with(b"/") && !entry.shell.ends_with(b"/jail-sh") => {
-            Ok(entry.shell.to_vec())
-        }
-        _ => Ok(b"/bin/sh".to_vec()),
+    match openat2(&jail.directory, "etc/passwd", flags, Mode::empty(), BELOW) {
+        Ok(fd) => read_all(&fd).or_refuse(What::Jail, || "read the jail's etc/passwd".into()),
+        Err(Errno::NOENT) => Ok(Vec::new()),
+        Err(errno) => Err(Refusal::new(What::Jail, format!("cannot open the jail's etc/passwd: {errno}"))),
     }
+}
+
+/// The shell: what the policy says, else what the jail's own passwd says, else bash where the jail has it.
+fn shell_of(jail: &Jail, inside: Option<&passwd::Entry<'_>>, policy: &Policy) -> Vec<u8> {
+    if let Some(shell) = &policy.shell {
+        return shell.0.clone().into_bytes();
+    }
+    let usable = |shell: &[u8]| shell.starts_with(b"/") && !shell.ends_with(b"/jail-sh");
+    if let Some(entry) = inside.filter(|entry| usable(entry.shell)) {
+        return entry.shell.to_vec();
+    }
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let bash = openat2(&jail.directory, "bin/bash", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+    if bash.is_ok() { b"/bin/bash".to_vec() } else { b"/bin/sh".to_vec() }
 }
 
 /// Groups whose members own the host by another way: block devices, password hashes, container engines, other
@@ -451,11 +519,32 @@ pub fn is_root_in_disguise(groups: &[u8], gid: u32) -> bool {
     gid == 0 || group::by_gid(groups, gid).is_some_and(|entry| NAMES.contains(&entry.name))
 }
 
-fn names_of_groups(groups: &[u8], account: &Account) -> Vec<Vec<u8>> {
-    group::entries(groups)
-        .filter(|entry| entry.gid == account.gid || account.groups.contains(&entry.gid))
-        .map(|entry| entry.name.to_vec())
-        .collect()
+/// The account's groups by number and name. Those that only the host's directory knows are asked for where somebody
+/// will read their names: the policy's `[group]` tables, or the cell's own group file.
+fn name_groups(groups: &[u8], account: &Account, file: &PolicyFile) -> Result<Vec<(u32, Vec<u8>)>> {
+    let known = |file: &[u8]| -> Vec<(u32, Vec<u8>)> {
+        group::entries(file)
+            .filter(|entry| entry.gid == account.gid || account.groups.contains(&entry.gid))
+            .map(|entry| (entry.gid, entry.name.to_vec()))
+            .collect()
+    };
+    let mut named = known(groups);
+    let mut nameless: Vec<Vec<u8>> = account
+        .groups
+        .iter()
+        .chain([&account.gid])
+        .filter(|gid| !named.iter().any(|(known, _)| known == *gid))
+        .map(|gid| gid.to_string().into_bytes())
+        .collect();
+    nameless.sort_unstable();
+    nameless.dedup();
+    if nameless.is_empty() || file.group.is_empty() {
+        return Ok(named);
+    }
+    let answer = directory::ask("group", &nameless)?;
+    // A group that the host has of its own keeps its number: the policy means that one.
+    named.extend(known(&answer).into_iter().filter(|(_, name)| group::by_name(groups, name).is_none()));
+    Ok(named)
 }
 
 /// The administrator's policy file, for tools that show or carry on what it says; without one, an empty policy.

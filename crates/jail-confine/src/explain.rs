@@ -10,6 +10,7 @@ use jail_accounts::{group, passwd};
 use jail_sys::landlock;
 
 use crate::admission::{self, Admission, read_root_file};
+use crate::directory;
 use crate::enter::must_be_possible;
 use crate::invocation::{Call, Invocation, Terminal};
 use crate::policy::Policy;
@@ -27,23 +28,34 @@ pub(crate) fn explain(user: &OsStr) -> Result<()> {
         .map_err(|why| Refusal::new(What::Host, why.to_string()))?;
     let file = read_root_file(&etc, "passwd")?;
     let groups = read_root_file(&etc, "group")?;
+    let from_directory = passwd::by_name(&file, user.as_bytes()).is_none();
+    let file = if from_directory { directory::ask("passwd", &[user.as_bytes().to_vec()])? } else { file };
     let Some(entry) = passwd::by_name(&file, user.as_bytes()) else {
         return Err(Refusal::new(
             What::Account,
-            format!("no user '{}' in /etc/passwd", printable(user.as_bytes())),
+            format!("no user '{}' in /etc/passwd or the host's directory", printable(user.as_bytes())),
         ));
     };
     let invocation = Invocation {
         call: Call { login: true, command: None, explain: None },
         uid: entry.uid,
         gid: entry.gid,
-        groups: group::groups_of(&groups, entry.name),
+        groups: match from_directory {
+            false => group::groups_of(&groups, entry.name),
+            true => groups_of(&directory::ask("initgroups", &[entry.name.to_vec()])?),
+        },
         environment: vec![(OsString::from("LOGNAME"), user.to_owned())],
         terminal: Terminal::None,
     };
     let admission = admission::decide(&invocation)?;
     let text = describe(&admission);
     std::io::stdout().write_all(text.as_bytes()).or_refuse(What::Host, || "write the answer".into())
+}
+
+/// `NAME GID GID…`, as getent writes it.
+fn groups_of(answer: &[u8]) -> Vec<u32> {
+    let words = answer.split(|b| b.is_ascii_whitespace()).skip(1);
+    words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok()).collect()
 }
 
 fn describe(admission: &Admission) -> String {

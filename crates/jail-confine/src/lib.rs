@@ -22,6 +22,7 @@ pub mod cell;
 pub mod cgroup;
 pub mod commands;
 mod confined;
+mod directory;
 pub mod enter;
 pub mod environment;
 pub mod explain;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use jail_accounts::{group, passwd};
+use jail_confine::admission::Inside;
 use jail_confine::admission::{
     Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, STATE_DIRECTORY, open_jail,
     read_entry_file,
@@ -322,6 +323,7 @@ fn admit(caller: &Caller, place: &Place, policy: Policy) -> Result<Admission> {
         policy,
         shell: b"/bin/sh".to_vec(),
         brought: place.brought.clone(),
+        inside: Inside::Unknown,
         account_files: Some(account_files(&caller.account)),
         tty_group: None,
         notes: Vec::new(),
