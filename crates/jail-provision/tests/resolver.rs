@@ -128,6 +128,9 @@ fn e_a_soname_already_loaded_is_not_searched_again() {
 
 #[test]
 fn e2_a_library_loaded_by_path_serves_its_soname() {
+    if !have("patchelf") {
+        return;
+    }
     let b = Bench::new();
     b.lib("lib/libreal.so.1", &[], &["-Wl,-soname,libreal.so.1"]);
     b.copy("lib/libreal.so.1", "odd/libodd-name.so");
@@ -153,6 +156,9 @@ fn f_needed_with_a_slash_is_a_path() {
 
 #[test]
 fn f2_a_relative_path_as_needed_is_refused_by_name() {
+    if !have("patchelf") {
+        return;
+    }
     let b = Bench::new();
     b.lib("odd/libslash.so", &[], &[]);
     let program = b.program("bin/f", &["odd/libslash.so"], &[]);
@@ -163,6 +169,9 @@ fn f2_a_relative_path_as_needed_is_refused_by_name() {
 
 #[test]
 fn f3_origin_in_needed() {
+    if !have("patchelf") {
+        return;
+    }
     let b = Bench::new();
     b.lib("odd/libslash.so", &[], &[]);
     let program = b.program("bin/f", &["odd/libslash.so"], &[]);
@@ -291,6 +300,9 @@ fn origin_of_the_program_is_its_real_place() {
 
 #[test]
 fn a_library_reached_by_two_names_is_one() {
+    if !have("patchelf") {
+        return;
+    }
     let b = Bench::new();
     b.lib("lib/libone.so.1", &[], &[]);
     b.link("lib/libalso.so.1", "libone.so.1");

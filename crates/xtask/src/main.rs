@@ -160,7 +160,7 @@ mod tests {
                     assert!(text.contains(&word), "{}: {shell} does not complete --{long}", tool.name);
                 }
             }
-            assert!(flags > 2, "{}: only {flags} flags were seen", tool.name);
+            assert!(flags > 0, "{}: no flag was seen", tool.name);
         }
     }
 
