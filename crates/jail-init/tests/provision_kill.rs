@@ -141,7 +141,9 @@ fn a_full_disk() {
     let script = r#"
 set -u
 bin=$1 small=/srv
-mkdir -p /var/lib/jailwright && mount -t tmpfs -o mode=755 tmpfs /var/lib/jailwright || exit 90
+# Over /var/lib, not below it: a directory made to mount on would stay on the host.
+mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/upper /mnt/work &&
+    mount -t overlay -o lowerdir=/var/lib,upperdir=/mnt/upper,workdir=/mnt/work overlay /var/lib || exit 90
 mount -t tmpfs -o size=4m,mode=755 tmpfs "$small" || exit 91
 "$bin/jail-init" -j "$small/jail" basicshell; echo "first $?"
 cd "$small/jail" && find usr -type f -size +0 | while read -r f; do cmp -s "$f" "/$f" || echo "half $f"; done
