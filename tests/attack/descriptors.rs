@@ -8,6 +8,7 @@ use crate::attacker;
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch open_directories_of_the_host),
     test!(scratch a_working_directory_of_the_host),
+    test!(scratch a_directory_as_standard_input),
     test!(scratch limits_of_a_hostile_caller),
     test!(scratch signals_of_a_hostile_caller),
     test!(scratch umask_of_a_hostile_caller),
@@ -60,6 +61,25 @@ fn limits_of_a_hostile_caller(host: &Scratch) -> Done {
         let out = by_hand(&user, &format!("ulimit {limit}; exec \"$jail\" -c 'while read a b; do case $a in NoNewPrivs:|Seccomp:) echo $a $b;; esac; done </proc/self/status'")).run();
         let whole = out.text() == "NoNewPrivs: 1\nSeccomp: 2";
         assert!(whole || (out.status != 0 && out.text().is_empty()), "ulimit {limit}: {out:?}");
+    }
+    Ok(())
+}
+
+/// The three that have to stay open may be directories, too: `openat(0, "..")`.
+fn a_directory_as_standard_input(host: &Scratch) -> Done {
+    let user = attacker(host);
+    std::fs::create_dir_all("/srv/stdin").expect("mkdir");
+    std::fs::write("/srv/stdin/letter", "the host's").expect("write");
+    for (redirect, fd) in [("0</srv/stdin", 0), ("2</srv/stdin", 2)] {
+        let line = format!(
+            "exec \"$jail\" -c 'cat /proc/self/fd/{fd}/letter; cd /proc/self/fd/{fd} && ls; [ ! -d /proc/self/fd/{fd} ] || echo a directory' {redirect}"
+        );
+        let out = by_hand(&user, &line).run();
+        assert!(
+            !out.text().contains("letter") && !out.text().contains("the host's"),
+            "{redirect}: {}",
+            out.text()
+        );
     }
     Ok(())
 }

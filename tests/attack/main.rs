@@ -15,6 +15,7 @@ mod kernel;
 mod mounts;
 mod namespaces;
 mod network;
+mod policies;
 mod processes;
 mod provisioning;
 mod resources;
@@ -62,6 +63,7 @@ fn run() -> ExitCode {
         descriptors::TESTS,
         environment::TESTS,
         provisioning::TESTS,
+        policies::TESTS,
         network::TESTS,
         resources::TESTS,
         sshd::TESTS,

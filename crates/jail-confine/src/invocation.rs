@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use jail_sys::process;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, getgroups, getpid, getuid, set_dumpable_behavior, umask};
 use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
@@ -187,11 +187,15 @@ pub fn become_root(invocation: &Invocation) -> Result<()> {
 
 fn open_standard_descriptors() -> std::result::Result<(), Errno> {
     for fd in 0..=2 {
-        if rustix::io::fcntl_getfd(standard(fd)).is_err() {
-            // The lowest free number is this one; it stays open for the life of the process.
-            let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
-            std::mem::forget(null);
+        match rustix::fs::fstat(standard(fd)) {
+            // A directory of the host's, kept open: no stream, and a way out (CVE-2024-21626).
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => process::close(fd)?,
+            Ok(_) => continue,
+            Err(_) => {}
         }
+        // The lowest free number is this one; it stays open for the life of the process.
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+        std::mem::forget(null);
     }
     Ok(())
 }

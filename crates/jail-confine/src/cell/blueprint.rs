@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jail_sys::mount::{Reach, attributes, set_attributes};
 use jail_sys::process::namespaces;
-use rustix::fs::{Mode, OFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -16,7 +16,7 @@ use super::layers::{Changes, Layers};
 use crate::admission::{Admission, HomeSource};
 use crate::policy::Policy;
 use crate::policy::values::{Home, Network, Root, Size};
-use crate::refusal::{OrRefuse, Result, What, printable};
+use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
 /// The privilege that an entry works with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Blueprint {
                 HomeSource::Empty => None,
                 _ => covered(&admission.home, policy.home),
             },
-            binds: binds(admission)?,
+            binds: binds(admission, privilege)?,
             brought: brought(admission)?,
             start: start.filter(|path| is_on_scratch(path)).map(<[u8]>::to_vec),
             devices: match privilege {
@@ -187,19 +187,28 @@ fn copy_home(fd: &OwnedFd, execution: Execution) -> Result<OwnedFd> {
     Ok(home)
 }
 
-fn binds(admission: &Admission) -> Result<Vec<Attachment>> {
+/// A link on the way to what is bound may be one that the jailed user put there. Who runs jail-run without root names
+/// paths of his own.
+fn links(privilege: Privilege) -> ResolveFlags {
+    match privilege {
+        Privilege::Root => ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
+        Privilege::UserNamespace => ResolveFlags::NO_MAGICLINKS,
+    }
+}
+
+fn binds(admission: &Admission, privilege: Privilege) -> Result<Vec<Attachment>> {
     let mut binds = Vec::new();
     for bind in &admission.policy.bind {
         let doing = || format!("bind '{}' of the host", printable(bind.from.0.as_bytes()));
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat2(
-            rustix::fs::CWD,
-            bind.from.0.as_str(),
-            flags,
-            Mode::empty(),
-            rustix::fs::ResolveFlags::NO_MAGICLINKS,
-        )
-        .or_refuse(What::Policy, doing)?;
+        let fd = openat2(rustix::fs::CWD, bind.from.0.as_str(), flags, Mode::empty(), links(privilege))
+            .map_err(|errno| match errno {
+                Errno::LOOP => Refusal::new(
+                    What::Policy,
+                    format!("cannot {}: a part of it is a symbolic link, name its real path", doing()),
+                ),
+                errno => Refusal::new(What::Policy, format!("cannot {}: {errno}", doing())),
+            })?;
         let stat = rustix::fs::fstat(&fd).or_refuse(What::Policy, doing)?;
         let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
             rustix::fs::FileType::Directory => Kind::Directory,
@@ -227,7 +236,7 @@ fn brought(admission: &Admission) -> Result<Vec<Attachment>> {
     for path in admission.brought.iter().filter(|path| is_on_scratch(path)) {
         let doing = || format!("bring in '{}'", printable(path));
         let below = path.get(1..).unwrap_or_default();
-        let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let fd =
             openat2(&admission.jail.directory, below, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
                 .or_refuse(What::Jail, doing)?;
