@@ -2,6 +2,7 @@
 //!
 //! `JAIL_UNDER_TEST=none` runs the same tests against plain accounts with /bin/bash: the control.
 
+mod agent;
 mod command;
 mod commands;
 mod roots;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     jailwright_tests::suite(&[
+        agent::TESTS,
         command::TESTS,
         commands::TESTS,
         roots::TESTS,

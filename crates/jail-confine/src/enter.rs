@@ -20,8 +20,9 @@ use jail_sys::process::{self, Cloned, Exec, leak};
 use rustix::process::getppid;
 
 use crate::admission::{self, Admission, Jail};
+use crate::agent;
 use crate::cell::blueprint::{Blueprint, Privilege};
-use crate::cell::{Cell, registry};
+use crate::cell::{self, Cell, registry};
 use crate::cgroup::Groups;
 use crate::commands;
 use crate::confined::{self, Identity};
@@ -31,7 +32,7 @@ use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::log::{Level, Log};
 use crate::policy::Policy;
-use crate::policy::values::{Isolation, Network, Session as Sharing};
+use crate::policy::values::{Isolation, Network, Seccomp, Session as Sharing};
 use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::session::{self, Failure, Session};
@@ -147,17 +148,34 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     let mut notes = Vec::new();
     // Made before the filter, whose strict form knows the very pointers of this call.
     let terminal_name = terminal_placeholder(entry.terminal);
-    let exec = prepare_exec(admission, entry, terminal_name.as_deref())?;
+    let agent = if admission.policy.agent {
+        agent::find(entry.environment, admission.account.uid, entry.privilege, &mut notes)?
+    } else {
+        None
+    };
+    let agent_name = agent.as_ref().map(|_| agent::PLACEHOLDER.to_vec());
+    let exec = prepare_exec(admission, entry, terminal_name.as_deref(), agent_name.as_deref())?;
     let filter = filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?;
     let parent = getppid();
 
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;
     let (cell, mut groups, lock) = find_cell(admission, entry, &mut notes)?;
-    let named = cell.join(entry.terminal)?;
-    let exec = match named {
-        Some(name) if Some(&name) != terminal_name.as_ref() => prepare_exec(admission, entry, Some(&name))?,
-        _ => exec,
+    let terminal = cell.join(entry.terminal)?;
+    if !admission.policy.agent {
+        agent::cover(&admission.home)?;
+    }
+    let agent = agent.map(|socket| cell::name_agent(&socket)).transpose()?;
+    let (exec, filter) = if (&terminal, &agent) == (&terminal_name, &agent_name) {
+        (exec, filter)
+    } else {
+        let exec = prepare_exec(admission, entry, terminal.as_deref(), agent.as_deref())?;
+        // The strict form is built in, so no file is read for it here.
+        let filter = match admission.policy.seccomp {
+            Seccomp::Strict => filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?,
+            _ => filter,
+        };
+        (exec, filter)
     };
 
     let account = &admission.account;
@@ -259,13 +277,15 @@ pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
     if policy.network == Network::Private {
         return refuse("network", policy.network.to_string());
     }
-    if policy.agent {
-        return refuse("agent", "true".to_owned());
-    }
     commands::must_be_possible(policy)
 }
 
-fn prepare_exec(admission: &Admission, entry: &Entry<'_>, terminal: Option<&[u8]>) -> Result<Exec> {
+fn prepare_exec(
+    admission: &Admission,
+    entry: &Entry<'_>,
+    terminal: Option<&[u8]>,
+    agent: Option<&[u8]>,
+) -> Result<Exec> {
     let c_string = |bytes: &[u8]| {
         CString::new(bytes).or_refuse(What::Call, || format!("pass on '{}'", printable(bytes)))
     };
@@ -285,10 +305,15 @@ fn prepare_exec(admission: &Admission, entry: &Entry<'_>, terminal: Option<&[u8]
             (find_program(&admission.jail, words.first().map_or(b"".as_slice(), Vec::as_slice)), words)
         }
     };
-    let fixed =
-        Fixed { home: &admission.home, user: &admission.account.name, shell: &admission.shell, terminal };
+    let fixed = Fixed {
+        home: &admission.home,
+        user: &admission.account.name,
+        shell: &admission.shell,
+        terminal,
+        agent,
+    };
     let policy = &admission.policy;
-    let env = environment::build(entry.environment, entry.set, &policy.env, policy.agent, fixed);
+    let env = environment::build(entry.environment, entry.set, &policy.env, fixed);
     let argv = argv.iter().map(|argument| c_string(argument)).collect::<Result<Vec<_>>>()?;
     Ok(Exec::new(c_string(&path)?, argv, env))
 }

@@ -17,6 +17,8 @@ pub struct Fixed<'a> {
     pub shell: &'a [u8],
     /// The name of the terminal inside, if there is one.
     pub terminal: Option<&'a [u8]>,
+    /// The name of the ssh agent inside, if there is one.
+    pub agent: Option<&'a [u8]>,
 }
 
 /// Builds the environment, `NAME=value` strings for exec.
@@ -27,7 +29,6 @@ pub fn build(
     caller: &[(OsString, OsString)],
     set: &[(OsString, OsString)],
     let_through: &[String],
-    agent: bool,
     fixed: Fixed<'_>,
 ) -> Vec<CString> {
     let mut variables: Vec<Vec<u8>> = Vec::with_capacity(16);
@@ -43,8 +44,11 @@ pub fn build(
             put(b"SSH_TTY", terminal);
         }
     }
+    if let Some(agent) = fixed.agent {
+        put(b"SSH_AUTH_SOCK", agent);
+    }
     for (name, value) in caller {
-        if passes(name, value, let_through, agent) {
+        if passes(name, value, let_through) {
             put(name.as_bytes(), value.as_bytes());
         }
     }
@@ -57,10 +61,10 @@ pub fn build(
     variables.into_iter().filter_map(|variable| CString::new(variable).ok()).collect()
 }
 
-fn passes(name: &OsStr, value: &OsStr, let_through: &[String], agent: bool) -> bool {
+fn passes(name: &OsStr, value: &OsStr, let_through: &[String]) -> bool {
     let bytes = name.as_bytes();
-    let ours: [&[u8]; 6] = [b"PATH", b"HOME", b"USER", b"LOGNAME", b"SHELL", b"SSH_TTY"];
-    if ours.contains(&bytes) || bytes == b"SSH_AUTH_SOCK" && !agent {
+    let ours: [&[u8]; 7] = [b"PATH", b"HOME", b"USER", b"LOGNAME", b"SHELL", b"SSH_TTY", b"SSH_AUTH_SOCK"];
+    if ours.contains(&bytes) {
         return false;
     }
     let named = let_through.iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -96,9 +100,14 @@ mod tests {
         let mut caller = caller.to_vec();
         caller.push(("LC_ALL".into(), OsString::from_vec(vec![0xff])));
         let names: Vec<String> = ["TERM", "LANG", "LC_*", "SSH_*", "PATH"].map(str::to_owned).to_vec();
-        let fixed =
-            Fixed { home: b"/home/d", user: b"d", shell: b"/bin/bash", terminal: Some(b"/dev/ttyj0") };
-        let built = build(&caller, &[], &names, false, fixed);
+        let fixed = Fixed {
+            home: b"/home/d",
+            user: b"d",
+            shell: b"/bin/bash",
+            terminal: Some(b"/dev/ttyj0"),
+            agent: None,
+        };
+        let built = build(&caller, &[], &names, fixed);
         let built: Vec<_> = built.iter().map(|v| v.to_str().unwrap()).collect();
         assert_eq!(
             built,

@@ -123,6 +123,12 @@ fn abilities(policy: &Policy) -> Vec<String> {
             lines.push("kernel: no Landlock: commands would be refused".to_owned());
         }
     }
+    lines.push(if policy.agent {
+        "agent: a forwarded ssh agent is there at /dev/agentjN; whoever controls the session can use its keys meanwhile"
+            .to_owned()
+    } else {
+        "agent: none; that none is forwarded at all is for sshd to say (share/ssh, DisableForwarding)".to_owned()
+    });
     let shares = matches!(policy.network, Network::Host | Network::Ports { .. });
     if shares && abi < 6 {
         lines.push(

@@ -18,6 +18,7 @@
 )]
 
 pub mod admission;
+mod agent;
 pub mod cell;
 pub mod cgroup;
 pub mod commands;

@@ -9,6 +9,8 @@
 #[allow(unsafe_code)]
 pub mod disk;
 #[allow(unsafe_code)]
+pub mod fsuid;
+#[allow(unsafe_code)]
 pub mod landlock;
 #[allow(unsafe_code)]
 pub mod mount;

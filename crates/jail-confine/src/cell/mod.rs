@@ -175,25 +175,47 @@ fn hear(said: &OwnedFd) -> Result<()> {
 
 /// Puts the terminal directly into /dev under a name of its own, where ttyname(3) finds it.
 fn name_terminal(pts: &OwnedFd) -> Result<Vec<u8>> {
-    let doing = || "name the terminal inside the cell".to_owned();
+    name_in_dev(pts, "ttyj", root::remove_dead_terminal)
+}
+
+/// Gives the agent of a login a name in the cell that was joined.
+///
+/// # Errors
+/// If /dev is full or the kernel will not.
+pub(crate) fn name_agent(socket: &OwnedFd) -> Result<Vec<u8>> {
+    name_in_dev(socket, "agentj", root::remove_dead_socket)
+}
+
+/// Hides a directory of the cell that was joined behind an empty one.
+pub(crate) fn cover(place: BorrowedFd<'_>) -> std::result::Result<(), rustix::io::Errno> {
+    root::cover(place)
+}
+
+/// Mounts something of one login's on a name of its own in /dev; the names of those that are gone are used again.
+fn name_in_dev(
+    what: &OwnedFd,
+    prefix: &str,
+    remove_dead: fn(BorrowedFd<'_>, &str) -> bool,
+) -> Result<Vec<u8>> {
+    let doing = || "give what the login brings a name in the cell".to_owned();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dev = rustix::fs::open("/dev", flags, Mode::empty()).or_refuse(What::Host, doing)?;
     for number in 0..10_000_u32 {
-        let name = format!("ttyj{number}");
-        match root::empty_file(dev.as_fd(), &name) {
+        let name = format!("{prefix}{number}");
+        let made = match root::empty_file(dev.as_fd(), &name) {
+            Err(rustix::io::Errno::EXIST) if remove_dead(dev.as_fd(), &name) => {
+                root::empty_file(dev.as_fd(), &name)
+            }
+            other => other,
+        };
+        match made {
             Ok(()) => {
-                root::attach_below(pts.as_fd(), dev.as_fd(), &name).or_refuse(What::Host, doing)?;
+                root::attach_below(what.as_fd(), dev.as_fd(), &name).or_refuse(What::Host, doing)?;
                 return Ok(format!("/dev/{name}").into_bytes());
             }
-            Err(rustix::io::Errno::EXIST) => {
-                if root::remove_dead_terminal(dev.as_fd(), &name) {
-                    root::empty_file(dev.as_fd(), &name).or_refuse(What::Host, doing)?;
-                    root::attach_below(pts.as_fd(), dev.as_fd(), &name).or_refuse(What::Host, doing)?;
-                    return Ok(format!("/dev/{name}").into_bytes());
-                }
-            }
+            Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(errno).or_refuse(What::Host, doing),
         }
     }
-    Err(Refusal::new(What::Host, "10,000 terminals are open in this cell already"))
+    Err(Refusal::new(What::Host, format!("10,000 names like '{prefix}0' are in use in this cell already")))
 }

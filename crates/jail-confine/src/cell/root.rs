@@ -429,8 +429,25 @@ pub(crate) fn remove_dead_terminal(dev: BorrowedFd<'_>, name: &str) -> bool {
     if !matches!(openat2(dev, name, flags, Mode::empty(), BELOW), Err(Errno::IO)) {
         return false;
     }
-    // Only root writes to this /dev, so the name is the very thing that was looked at.
+    remove_mounted(dev, name)
+}
+
+/// Removes the name of a socket that was deleted outside. Says whether it was so.
+pub(crate) fn remove_dead_socket(dev: BorrowedFd<'_>, name: &str) -> bool {
+    let gone = rustix::fs::statat(dev, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| stat.st_nlink == 0);
+    gone && remove_mounted(dev, name)
+}
+
+/// Only root writes to this /dev, so the name is the very thing that was looked at.
+fn remove_mounted(dev: BorrowedFd<'_>, name: &str) -> bool {
     let path = format!("/dev/{name}");
     unmount(path.as_str(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok()
         && rustix::fs::unlinkat(dev, name, rustix::fs::AtFlags::empty()).is_ok()
+}
+
+/// Mounts an empty directory, which nobody can write to, over `place`.
+pub(crate) fn cover(place: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    let empty = tmpfs("4K", "2", MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    attach_to(empty, place)
 }
