@@ -5,6 +5,8 @@
 mod agent;
 mod command;
 mod commands;
+mod crowd;
+mod daemons;
 mod roots;
 mod terminal;
 mod transfer;
@@ -16,6 +18,8 @@ fn main() -> ExitCode {
         agent::TESTS,
         command::TESTS,
         commands::TESTS,
+        crowd::TESTS,
+        daemons::TESTS,
         roots::TESTS,
         terminal::TESTS,
         transfer::TESTS,

@@ -21,6 +21,7 @@ use rustix::process::getppid;
 
 use crate::admission::{self, Admission, Jail};
 use crate::agent;
+use crate::announce::{self, Announcement};
 use crate::cell::blueprint::{Blueprint, Privilege};
 use crate::cell::{self, Cell, registry};
 use crate::cgroup::Groups;
@@ -37,7 +38,7 @@ use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::session::{self, Failure, Session};
 use crate::trusted::Trust;
-use crate::waiter::{self, Watch};
+use crate::waiter::{self, Tie, Watch};
 
 /// Refused, or failed before the command ran.
 pub const REFUSED: i32 = 125;
@@ -86,6 +87,7 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
         environment: &invocation.environment,
         set: &[],
         report: Report::Login,
+        announcement: None,
     };
     let what = match &call.command {
         Some(command) => format!("runs '{}'", printable(command.as_bytes())),
@@ -133,6 +135,8 @@ pub struct Entry<'a> {
     pub set: &'a [(OsString, OsString)],
     /// How a failure is told.
     pub report: Report,
+    /// Who is told that the command has started.
+    pub announcement: Option<&'a Announcement>,
 }
 
 /// Cell, confinement, exec. Ends with the program's exit status; returns only what kept it from starting.
@@ -192,9 +196,17 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
         filter: &filter,
         program: &exec,
     };
+    let start = entry.announcement.map(|_| announce::Exec::listen()).transpose()?;
+    let detaches = entry.announcement.is_some_and(Announcement::detaches);
     match process::clone(0).or_refuse(What::Host, || "start the session's process".into())? {
         Cloned::Child => {
-            let failure = session::start(&session, &mut notes);
+            let failure = match if detaches { announce::let_go_of_terminal() } else { Ok(()) } {
+                Ok(()) => session::start(&session, &mut notes),
+                Err(refusal) => Failure::Refused(refusal),
+            };
+            if let Some(start) = &start {
+                start.failed();
+            }
             process::exit_now(tell(&failure, &session, entry.report, log, &notes))
         }
         Cloned::Parent { pid, pidfd } => {
@@ -209,8 +221,16 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
                 }
                 Privilege::UserNamespace => Identity::Keep,
             };
-            let parent = if entry.privilege == Privilege::Root { parent } else { None };
-            match waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, parent }, &cell)? {}
+            if let (Some(announcement), Some(start)) = (entry.announcement, start) {
+                if start.heard()? == announce::Start::Made {
+                    announcement.make()?;
+                }
+            }
+            let tie = match entry.privilege {
+                Privilege::Root if !detaches => Tie::To(parent),
+                _ => Tie::None,
+            };
+            match waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, tie }, &cell)? {}
         }
     }
 }

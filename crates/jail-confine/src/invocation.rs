@@ -143,6 +143,14 @@ pub fn sanitize() -> Result<Invocation> {
 pub fn tidy_up() -> Result<()> {
     // Leaked descriptors of directories are a way out (CVE-2024-21626); their numbers have no upper end.
     process::close_from(3).or_refuse(What::Host, || "close inherited descriptors".into())?;
+    tidy_up_but_descriptors()
+}
+
+/// [`tidy_up`] for a program that has closed what it inherited, all but what its caller means it to keep.
+///
+/// # Errors
+/// If the kernel will not.
+pub fn tidy_up_but_descriptors() -> Result<()> {
     // An own file opened as descriptor 2 would receive the error messages.
     open_standard_descriptors().or_refuse(What::Host, || "open the standard descriptors".into())?;
     reset_signals().or_refuse(What::Host, || "reset signals".into())?;

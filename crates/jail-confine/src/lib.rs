@@ -19,6 +19,7 @@
 
 pub mod admission;
 mod agent;
+pub mod announce;
 pub mod cell;
 pub mod cgroup;
 pub mod commands;

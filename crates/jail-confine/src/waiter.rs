@@ -9,7 +9,6 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, getppid, wait as wait_any};
 use rustix::termios::tcsetpgrp;
 
 use crate::cell::Cell;
-use crate::cell::blueprint::Privilege;
 use crate::confined::{self, Identity};
 use crate::invocation::{Terminal, standard};
 use crate::refusal::{OrRefuse, Result, What};
@@ -22,13 +21,29 @@ const SIGSTOP: i32 = 19;
 /// How long a session may tidy up after a hang-up before its cell ends.
 const GRACE_SECONDS: u32 = 3;
 
+/// Whose end the session does not outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tie {
+    /// Who started us; when that is gone the session has lost its connection. `None` inside: it is in an outer pid
+    /// namespace, and only the kernel can tell of its end.
+    To(Option<Pid>),
+    /// Nobody's: a daemon, or a session that its caller may leave.
+    None,
+}
+
+impl Tie {
+    /// Whether the parent of that time is gone.
+    fn is_cut(self) -> bool {
+        matches!(self, Self::To(Some(parent)) if getppid() != Some(parent))
+    }
+}
+
 /// What the waiter watches.
 pub(crate) struct Watch {
     pub(crate) child: Pid,
     pub(crate) terminal: Terminal,
     pub(crate) identity: Identity,
-    /// Who started us; when that is gone the session has lost its connection.
-    pub(crate) parent: Option<Pid>,
+    pub(crate) tie: Tie,
 }
 
 /// Waits for the session to end, and ends with its exit status as a shell gives it: 128 + n for a signal.
@@ -51,7 +66,7 @@ pub(crate) fn wait(watch: &Watch, cell: &Cell) -> Result<Infallible> {
 fn give_up(watch: &Watch, cell: &Cell) -> Result<()> {
     confined::give_up_rights(&watch.identity, &[])?;
     rustix::thread::set_name(c"jail-waiter").or_refuse(What::Host, || "name the waiter".into())?;
-    if cell.privilege() == Privilege::Root {
+    if watch.tie != Tie::None {
         // sshd's process for this connection is our parent. After the change of uid, which would clear it.
         confined::die_with_parent(SIGHUP)?;
     }
@@ -75,7 +90,7 @@ fn release_descriptors(terminal: Terminal, cell: &Cell) -> Result<()> {
 fn watch_child(watch: &Watch) -> Result<i32> {
     let child = watch.child.as_raw_nonzero().get();
     // The parent may have gone before we asked to be told.
-    if watch.parent.is_some() && getppid() != watch.parent {
+    if watch.tie.is_cut() {
         hang_up(watch.terminal, child);
     }
     loop {
@@ -90,7 +105,7 @@ fn watch_child(watch: &Watch) -> Result<i32> {
                     return Ok(status);
                 }
             }
-            SIGHUP if watch.parent.is_some() && getppid() != watch.parent => hang_up(watch.terminal, child),
+            SIGHUP if watch.tie.is_cut() => hang_up(watch.terminal, child),
             signal => forward(watch.terminal, child, Taken { signal, ..taken }),
         }
     }

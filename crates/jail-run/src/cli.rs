@@ -20,7 +20,8 @@ use jail_confine::policy::values::{
                   and a seccomp filter. Without -j the jail is made from sections, kept under the cache, and thrown \
                   away with what the command wrote.",
     after_help = "Examples:\n  jail-run basicshell -- bash\n  jail-run basicshell --with ./untrusted -- ./untrusted\n  \
-                  jail-run -j /home/jail --user www-data --memory 512M -- /usr/bin/php job.php\n\n\
+                  jail-run -j /home/jail --user www-data --memory 512M -- /usr/bin/php job.php\n  \
+                  jail-run -j /home/jail --user www-data --background --pidfile /run/job.pid -- /usr/bin/job\n\n\
                   Exit status: the command's own (128 + n for a signal); 127 not found, 126 not executable;\n\
                   125 refused, or failed before the command ran.",
     override_usage = "jail-run [-j JAIL | SECTION...] [--with PATH]... [OPTIONS] -- COMMAND [ARGUMENT]..."
@@ -38,6 +39,18 @@ pub struct Cli {
     /// Root only: whom the command runs as
     #[arg(long, value_name = "NAME|UID[:GID]")]
     pub user: Option<String>,
+    /// Root only: the command's group, instead of the user's own
+    #[arg(long, value_name = "NAME|GID", requires = "user")]
+    pub group: Option<String>,
+    /// Return as soon as the command has started, and leave it running without a terminal
+    #[arg(long)]
+    pub background: bool,
+    /// Write the pid of jail-run there once the command has started; a signal to it reaches the command
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Write a line to this open descriptor once the command has started, for a supervisor
+    #[arg(long, value_name = "N")]
+    pub ready_fd: Option<u32>,
     /// Start in this directory, as seen inside
     #[arg(long, value_name = "DIR")]
     pub chdir: Option<PathBuf>,
@@ -101,6 +114,12 @@ pub struct PolicyFlags {
     /// Set a variable, or let one through by name (LC_* for all that begin so)
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
+    /// A program that may be run; with one given, no other can be executed or read. May be given more than once
+    #[arg(long, value_name = "NAME|PATH")]
+    pub commands: Vec<String>,
+    /// Bring in the caller's ssh agent
+    #[arg(long)]
+    pub agent: bool,
     /// A capability to keep, such as net_bind_service
     #[arg(long, value_name = "NAME")]
     pub capabilities: Vec<Capability>,
@@ -147,6 +166,8 @@ impl PolicyFlags {
             more_bind: (!self.bind.is_empty()).then(|| self.bind.clone()),
             more_env: some(&names),
             more_capabilities: (!self.capabilities.is_empty()).then(|| self.capabilities.clone()),
+            more_commands: some(&self.commands),
+            agent: self.agent.then_some(true),
             hostname: self.hostname.clone(),
             umask: self.umask,
             ..Layer::default()

@@ -3,6 +3,7 @@
 //! Rootless and as root the path is the same; only its first step differs: a user namespace, or a user to become.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,8 @@ use clap::Parser;
 use jail_accounts::{group, passwd};
 use jail_confine::admission::Inside;
 use jail_confine::admission::{
-    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, STATE_DIRECTORY, open_jail,
-    read_entry_file,
+    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, STATE_DIRECTORY,
+    is_root_in_disguise, open_jail, read_entry_file,
 };
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
@@ -28,16 +29,18 @@ use jail_provision::profiles::Profiles;
 use jail_provision::{ThrowawayJail, ThrowawayRequest, throwaway};
 
 use crate::cli::Cli;
+use crate::launch;
 
 /// The program; returns the exit status.
 #[must_use]
 pub fn main() -> i32 {
     // Before anything else is opened: what we inherit must not reach the cell.
-    if let Err(refusal) = invocation::tidy_up() {
-        return enter::complain_as_tool(&refusal);
-    }
+    let ready = match launch::tidy_up() {
+        Ok(ready) => ready,
+        Err(refusal) => return enter::complain_as_tool(&refusal),
+    };
     let cli = Cli::parse();
-    match run(&cli) {
+    match run(&cli, ready) {
         Ok(status) => status,
         Err(Stop::Refused(refusal)) => enter::complain_as_tool(&refusal),
         Err(Stop::Usage(sentence)) => {
@@ -66,7 +69,7 @@ impl From<Refusal> for Stop {
     }
 }
 
-fn run(cli: &Cli) -> std::result::Result<i32, Stop> {
+fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
     if cli.command.is_empty() && !cli.explain {
         return Err(Stop::Usage("no command: write it behind --".to_owned()));
     }
@@ -82,6 +85,7 @@ fn run(cli: &Cli) -> std::result::Result<i32, Stop> {
         print!("{}", jail_confine::explain::table(&policy));
         return Ok(0);
     }
+    let announcement = launch::prepare(cli, ready)?;
     let admission = admit(&caller, &place, policy)?;
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let set = cli.policy.variables();
@@ -89,12 +93,13 @@ fn run(cli: &Cli) -> std::result::Result<i32, Stop> {
     let entry = Entry {
         privilege: caller.privilege,
         trust: caller.trust,
-        terminal: Terminal::find(),
+        terminal: if cli.background { Terminal::None } else { Terminal::find() },
         directory: place.start.as_os_str().as_bytes().to_vec(),
         program: Program::Command(&cli.command),
         environment: &environment,
         set: &set,
         report: Report::Tool,
+        announcement: announcement.as_ref(),
     };
     invocation::block_signals()?;
     Ok(enter::enter(&admission, &entry, &Log::silent("jail-run"))?)
@@ -132,7 +137,10 @@ impl Caller {
                 "root must say whom the command runs as: --user NAME or --user UID:GID; the cell is never root's".into(),
             ));
         };
-        let account = named_account(user, &passwd, &groups).map_err(Stop::Usage)?;
+        let mut account = named_account(user, &passwd, &groups).map_err(Stop::Usage)?;
+        if let Some(group) = &cli.group {
+            account.gid = named_group(group, &groups).map_err(Stop::Usage)?;
+        }
         let mut names: Vec<Vec<u8>> = Vec::new();
         for entry in group::entries(&groups) {
             if entry.gid == account.gid || account.groups.contains(&entry.gid) {
@@ -166,8 +174,19 @@ fn named_account(user: &str, passwd: &[u8], groups: &[u8]) -> std::result::Resul
         return Err("the command cannot run as root or with root's group".to_owned());
     }
     let name = entry.as_ref().map_or_else(|| uid.to_string().into_bytes(), |entry| entry.name.to_vec());
-    let groups = entry.map_or_else(Vec::new, |entry| group::groups_of(groups, entry.name));
-    Ok(Account { name, uid, gid, groups: groups.into_iter().filter(|gid| *gid != 0).collect() })
+    let mut own = entry.map_or_else(Vec::new, |entry| group::groups_of(groups, entry.name));
+    own.retain(|gid| !is_root_in_disguise(groups, *gid));
+    Ok(Account { name, uid, gid, groups: own })
+}
+
+/// `NAME` or `GID`, never root's.
+fn named_group(group: &str, groups: &[u8]) -> std::result::Result<u32, String> {
+    let gid = group.parse().ok().or_else(|| group::by_name(groups, group.as_bytes()).map(|entry| entry.gid));
+    match gid {
+        Some(0) => Err("the command cannot run with root's group".to_owned()),
+        Some(gid) => Ok(gid),
+        None => Err(format!("no group '{group}' in /etc/group; give the GID of one that is not there")),
+    }
 }
 
 /// The jail and where the command starts in it.

@@ -11,6 +11,8 @@ pub mod disk;
 #[allow(unsafe_code)]
 pub mod fsuid;
 #[allow(unsafe_code)]
+pub mod inherit;
+#[allow(unsafe_code)]
 pub mod landlock;
 #[allow(unsafe_code)]
 pub mod mount;

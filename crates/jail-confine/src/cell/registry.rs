@@ -101,16 +101,18 @@ pub(crate) fn find_or_create(
     let made_from = digest(admission);
     for _ in 0..TRIES {
         let place = directory(&cells, &name)?;
-        let lock = open_lock(&place)?;
+        // Another user's entry, which sweeps, may have found it empty and removed it meanwhile.
+        let Some(lock) = open_lock(&place)? else { continue };
         flock(&lock, FlockOperation::LockShared).or_refuse(What::Host, || "lock the cell".into())?;
         if let Some(state) = alive(&place)? {
             match judge(&state, made_from, &admission.policy)? {
-                Fit::Join => return Ok((join(&place, &state)?, lock)),
+                Fit::Join => match join(&place, &state)? {
+                    Some(cell) => return Ok((cell, lock)),
+                    // It was killed after we looked.
+                    None => continue,
+                },
                 Fit::SetAside => {
-                    // The old cell keeps its open files; only its name makes room.
-                    let aside = format!("{name}.old-{}", state.pid);
-                    renameat(&cells, name.as_str(), &cells, aside.as_str())
-                        .or_refuse(What::Host, || format!("set the old cell '{name}' aside"))?;
+                    set_aside(&cells, &name, &place, &lock, &state)?;
                     continue;
                 }
             }
@@ -136,27 +138,50 @@ pub(crate) fn find_or_create(
 
 fn directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = || openat(parent, name, flags, Mode::empty());
-    let opened = match open() {
-        Err(Errno::NOENT) => {
-            match mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+    for _ in 0..TRIES {
+        match openat(parent, name, flags, Mode::empty()) {
+            Ok(directory) => return Ok(directory),
+            // Not there, or swept away between the two calls.
+            Err(Errno::NOENT) => match mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => {
                     return Err(errno)
                         .or_refuse(What::Host, || format!("make '{name}' below '{RUN_DIRECTORY}'"));
                 }
+            },
+            Err(errno) => {
+                return Err(errno).or_refuse(What::Host, || format!("open '{name}' below '{RUN_DIRECTORY}'"));
             }
-            open()
         }
-        other => other,
-    };
-    opened.or_refuse(What::Host, || format!("open '{name}' below '{RUN_DIRECTORY}'"))
+    }
+    Err(Refusal::new(
+        What::Host,
+        format!("'{name}' below '{RUN_DIRECTORY}' is removed as fast as it is made"),
+    ))
 }
 
-fn open_lock(place: &OwnedFd) -> Result<OwnedFd> {
+/// `None` if the directory has been removed: no file can be made in it any more.
+fn open_lock(place: &OwnedFd) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(place, "lock", flags, Mode::from_raw_mode(0o600))
-        .or_refuse(What::Host, || "open the cell's lock".into())
+    match openat(place, "lock", flags, Mode::from_raw_mode(0o600)) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno).or_refuse(What::Host, || "open the cell's lock".into()),
+    }
+}
+
+/// Gives a running cell another name, so that its own is free. It keeps its open files.
+///
+/// Under the exclusive lock, and only if the name is still this cell's: of two logins that find it too old, the second
+/// would else set the first one's new cell aside.
+fn set_aside(cells: &OwnedFd, name: &str, place: &OwnedFd, lock: &OwnedFd, state: &State) -> Result<()> {
+    flock(lock, FlockOperation::LockExclusive).or_refuse(What::Host, || "lock the old cell".into())?;
+    if !is_current(cells, name, place)? {
+        return Ok(());
+    }
+    let aside = format!("{name}.old-{}-{}", state.pid, state.started);
+    renameat(cells, name, cells, aside.as_str())
+        .or_refuse(What::Host, || format!("set the old cell '{name}' aside"))
 }
 
 /// Whether the directory we hold is still the one of that name: a sweep may have removed it before we had the lock.
@@ -227,22 +252,34 @@ fn judge(state: &State, made_from: u64, policy: &Policy) -> Result<Fit> {
 }
 
 /// Takes hold of the first process. The pidfd refers to whoever has the pid now; the start time says that it is the
-/// one that was written down (CVE-2022-31214 was a join without such a check).
-fn join(place: &OwnedFd, state: &State) -> Result<Cell> {
+/// one that was written down (CVE-2022-31214 was a join without such a check). `None` if it is gone.
+fn join(place: &OwnedFd, state: &State) -> Result<Option<Cell>> {
     let doing = || format!("take hold of the cell's first process {}", state.pid);
     let pid =
         Pid::from_raw(state.pid).ok_or_else(|| Refusal::new(What::Host, "the cell's state holds no pid"))?;
-    let init = pidfd_open(pid, PidfdFlags::empty()).or_refuse(What::Host, doing)?;
+    let init = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(init) => init,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(errno) => return Err(errno).or_refuse(What::Host, doing),
+    };
     if start_time(state.pid) != Some(state.started) || boot_id() != state.boot {
+        if alive(place)?.is_none() {
+            return Ok(None);
+        }
         return Err(Refusal::new(
             What::Host,
             format!("process {} is not the cell's first process", state.pid),
         ));
     }
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let line = openat(place, "line", flags, Mode::empty()).or_refuse(What::Host, doing)?;
+    let line = match openat(place, "line", flags, Mode::empty()) {
+        Ok(line) => line,
+        // Nobody reads it any more.
+        Err(Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno).or_refuse(What::Host, doing),
+    };
     let namespaces = if state.own_network { jail_sys::process::namespaces::NET } else { 0 };
-    Ok(Cell::running(init, pid, line, namespaces))
+    Ok(Some(Cell::running(init, pid, line, namespaces)))
 }
 
 fn create(place: &OwnedFd, groups: &mut Groups, blueprint: Blueprint, made_from: u64) -> Result<Cell> {
@@ -269,7 +306,14 @@ fn create(place: &OwnedFd, groups: &mut Groups, blueprint: Blueprint, made_from:
     // Both are the first process's to keep; our own copies are closed with all else that the waiter does not need.
     let state = leak(state);
     let own_network = blueprint.own_network;
-    let lasting = Lasting::WhileUsed { lock: leak(open_lock(place)?), state };
+    // Whoever holds the lock of a directory keeps it from being removed.
+    let Some(lock) = open_lock(place)? else {
+        return Err(Refusal::new(
+            What::Host,
+            "the cell's directory was removed under its lock; this is a defect",
+        ));
+    };
+    let lasting = Lasting::WhileUsed { lock: leak(lock), state };
     let cell = Cell::create(blueprint, groups, lasting, (reading, writing))?;
     let pid = cell.init_pid.as_raw_nonzero().get();
     let started = start_time(pid)
@@ -382,7 +426,7 @@ fn existing(cells: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
 
 /// Whoever finds the name gone makes it again; see [`is_current`].
 fn remove_dead(cells: &OwnedFd, name: &str, place: &OwnedFd) {
-    let Ok(lock) = open_lock(place) else { return };
+    let Ok(Some(lock)) = open_lock(place) else { return };
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || !matches!(alive(place), Ok(None)) {
         return;
     }

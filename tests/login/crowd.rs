@@ -1,0 +1,204 @@
+//! Many logins at once, and cells that come, go and break under them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jailwright_tests::command::{Background, wait_until};
+use jailwright_tests::user::Under;
+use jailwright_tests::{Done, Run, Scratch, Test, User, skip, test};
+
+pub(crate) const TESTS: &[Test] = &[
+    test!(scratch two_hundred_logins_of_one_user_share_one_cell),
+    test!(scratch forty_users_at_once_again_and_again),
+    test!(scratch a_policy_edited_while_logins_come),
+    test!(scratch the_first_process_is_killed),
+    test!(scratch a_waiter_is_killed),
+    test!(scratch what_a_reboot_leaves_is_in_nobodys_way),
+    test!(scratch a_jail_removed_while_a_cell_lives),
+];
+
+/// The login shell as sshd starts it, without the cost of a connection.
+fn jail_sh(user: &User<'_>, command: &str) -> Run {
+    let jail_sh = user.scratch().product().jail_sh().display().to_string();
+    user.outside(&jail_sh)
+        .args(["-c", command])
+        .env("LOGNAME", &user.name)
+        .dir("/")
+        .within(Duration::from_secs(120))
+}
+
+fn waiting(user: &User<'_>) -> Background {
+    jail_sh(user, "readlink /proc/self/ns/pid; exec sleep 600").background()
+}
+
+fn cell_of(login: &mut Background) -> String {
+    login.first_line().trim().to_owned()
+}
+
+fn ours() -> bool {
+    Under::test() == Under::Ours
+}
+
+fn ended(user: &User<'_>) {
+    wait_until("the cell ends", Duration::from_secs(20), || user.processes().is_empty());
+}
+
+fn two_hundred_logins_of_one_user_share_one_cell(host: &Scratch) -> Done {
+    if !ours() {
+        return skip("cells are ours");
+    }
+    let user = host.jailed_user(&["basicshell"]);
+    host.add_policy(&format!("[user.{}]\nprocesses = 2000\n", user.name));
+    let mut logins: Vec<Background> = (0..200).map(|_| waiting(&user)).collect();
+    let cells: Vec<String> = logins.iter_mut().map(cell_of).collect();
+    assert_eq!(cells.iter().filter(|cell| cell.is_empty()).count(), 0, "logins were lost");
+    assert_eq!(cells.into_iter().collect::<BTreeSet<_>>().len(), 1);
+    drop(logins);
+    ended(&user);
+    Ok(())
+}
+
+/// Every first login clears away what others left: none may clear away what another has just begun.
+fn forty_users_at_once_again_and_again(host: &Scratch) -> Done {
+    if !ours() {
+        return skip("cells are ours");
+    }
+    let users: Vec<User<'_>> = (0..40).map(|_| host.jailed_user(&["basicshell"])).collect();
+    for round in 0..8 {
+        let logins: Vec<_> = users
+            .iter()
+            .map(|user| (user, jail_sh(user, "echo in").into_command()))
+            .map(|(user, mut command)| {
+                command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+                (user, command.spawn().expect("spawn"))
+            })
+            .collect();
+        for (user, login) in logins {
+            let out = login.wait_with_output().expect("wait");
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.success() && out.stdout == b"in\n", "round {round}, {}: {said}", user.name);
+        }
+    }
+    Ok(())
+}
+
+fn a_policy_edited_while_logins_come(host: &Scratch) -> Done {
+    if !ours() {
+        return skip("cells are ours");
+    }
+    for (stale, joins) in [("join", true), ("new", false)] {
+        let user = host.jailed_user(&["basicshell"]);
+        host.add_policy(&format!("[user.{}]\nstale = \"{stale}\"\n", user.name));
+        let mut first = waiting(&user);
+        let old = cell_of(&mut first);
+        host.add_policy(&format!("[user.{}]\nhostname = \"other\"\n", user.name));
+        // Several at once: the cell that is too old is set aside once.
+        let mut later: Vec<Background> = (0..10).map(|_| waiting(&user)).collect();
+        let cells: BTreeSet<String> = later.iter_mut().map(cell_of).collect();
+        assert_eq!(cells.len(), 1, "{stale}: {cells:?}");
+        assert_eq!(cells.contains(&old), joins, "{stale}");
+        drop((first, later));
+        ended(&user);
+    }
+    let user = host.jailed_user(&["basicshell"]);
+    host.add_policy(&format!("[user.{}]\nstale = \"refuse\"\n", user.name));
+    let mut first = waiting(&user);
+    assert!(!cell_of(&mut first).is_empty());
+    host.add_policy(&format!("[user.{}]\nhostname = \"other\"\n", user.name));
+    let refused = jail_sh(&user, "true").run();
+    assert_eq!(refused.status, 125);
+    host.syslog().expect(&["jail-sh", &user.uid.to_string(), "stale = \"refuse\""]);
+    drop(first);
+    ended(&user);
+    jail_sh(&user, "true").run().ok();
+    Ok(())
+}
+
+fn pid_of(user: &User<'_>, name: &str) -> Option<u32> {
+    user.processes().into_iter().map(|(pid, _)| pid).find(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    })
+}
+
+fn kill(pid: u32) {
+    Run::new("kill").args(["-KILL", &pid.to_string()]).run().ok();
+}
+
+fn the_first_process_is_killed(host: &Scratch) -> Done {
+    if !ours() {
+        return skip("cells are ours");
+    }
+    let user = host.jailed_user(&["basicshell"]);
+    let mut login = waiting(&user);
+    let old = cell_of(&mut login);
+    kill(pid_of(&user, "jail-init").expect("the first process"));
+    // With it the kernel ends everything in its pid namespace, and the login hears of it.
+    assert_eq!(login.wait(Duration::from_secs(10)), Some(137));
+    ended(&user);
+    let again = jail_sh(&user, "readlink /proc/self/ns/pid").run().ok().text();
+    assert_ne!(again, old);
+    Ok(())
+}
+
+fn a_waiter_is_killed(host: &Scratch) -> Done {
+    if !ours() {
+        return skip("cells are ours");
+    }
+    let user = host.jailed_user(&["basicshell"]);
+    let mut login = waiting(&user);
+    let old = cell_of(&mut login);
+    kill(pid_of(&user, "jail-waiter").expect("the waiter"));
+    assert_eq!(login.wait(Duration::from_secs(10)), Some(137));
+    // The session goes on, as it would for a shell whose sshd was killed; the next login finds it.
+    let next = jail_sh(&user, "readlink /proc/self/ns/pid; for p in /proc/[0-9]*; do read c <$p/comm; [ $c != sleep ] || kill ${p#/proc/}; done")
+        .run()
+        .ok();
+    assert_eq!(next.text().lines().next(), Some(old.as_str()));
+    ended(&user);
+    Ok(())
+}
+
+fn what_a_reboot_leaves_is_in_nobodys_way(host: &Scratch) -> Done {
+    if !ours() {
+        return skip("cells are ours");
+    }
+    let user = host.jailed_user(&["basicshell"]);
+    jail_sh(&user, "true").run().ok();
+    ended(&user);
+    let name = std::fs::read_dir("/run/jailwright/cells")
+        .expect("cells")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&user.uid.to_string()))
+        })
+        .expect("the cell's directory");
+    // A pid that is somebody else's now, of another boot, and a file that was cut off.
+    for state in ["boot=0\npid=1\nstarted=1\nown_network=true\nmade_from=1\n", "boot=", ""] {
+        std::fs::write(name.join("state"), state).expect("write");
+        let out = jail_sh(&user, "echo in").run();
+        assert_eq!((out.status, out.text().as_str()), (0, "in"), "{state:?}: {}", out.errors());
+        ended(&user);
+    }
+    Ok(())
+}
+
+fn a_jail_removed_while_a_cell_lives(host: &Scratch) -> Done {
+    if !ours() {
+        return skip("cells are ours");
+    }
+    let at = format!("/srv/{}", host.unique("removed"));
+    let jail = host.jail(&at, &["basicshell"]);
+    let user = host.plain_user().moved_into(&jail);
+    let mut login = waiting(&user);
+    assert!(!cell_of(&mut login).is_empty());
+    std::fs::rename(&jail, format!("{at}-gone")).expect("rename");
+    let out = jail_sh(&user, "true").run();
+    assert_eq!(out.status, 125, "no login into a jail that is not there");
+    assert_eq!(login.wait(Duration::from_millis(100)), None, "the session goes on");
+    std::fs::rename(format!("{at}-gone"), &jail).expect("rename");
+    jail_sh(&user, "true").run().ok();
+    drop(login);
+    ended(&user);
+    Ok(())
+}
