@@ -40,10 +40,13 @@ impl ClientAgent {
 
     /// `ssh` with this agent forwarded.
     fn ssh(&self, user: &User<'_>, command: &str) -> Run {
-        user.sshd()
-            .client("ssh")
-            // A path, since the client's configuration names no agent; as -A does it otherwise.
-            .args(["-o", &format!("ForwardAgent={}", self.socket.display()), &user.at_host(), command])
+        user.sshd().client("ssh").args([
+            "-A",
+            "-o",
+            &format!("IdentityAgent={}", self.socket.display()),
+            &user.at_host(),
+            command,
+        ])
     }
 }
 

@@ -7,7 +7,9 @@ mod command;
 mod commands;
 mod crowd;
 mod daemons;
+mod names;
 mod roots;
+mod strict;
 mod terminal;
 mod transfer;
 
@@ -20,7 +22,9 @@ fn main() -> ExitCode {
         commands::TESTS,
         crowd::TESTS,
         daemons::TESTS,
+        names::TESTS,
         roots::TESTS,
+        strict::TESTS,
         terminal::TESTS,
         transfer::TESTS,
     ])

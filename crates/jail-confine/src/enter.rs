@@ -36,6 +36,7 @@ use crate::policy::Policy;
 use crate::policy::values::{Isolation, Network, Seccomp, Session as Sharing};
 use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
+use crate::resolver;
 use crate::session::{self, Failure, Session};
 use crate::trusted::Trust;
 use crate::waiter::{self, Tie, Watch};
@@ -164,11 +165,17 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
 
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;
+    // The host's of this moment; a cell found running has one of when it was made.
+    let resolver = match entry.privilege {
+        Privilege::Root => resolver::of_host(&admission.policy),
+        Privilege::UserNamespace => None,
+    };
     let (cell, mut groups, lock) = find_cell(admission, entry, &mut notes)?;
     let terminal = cell.join(entry.terminal)?;
     if !admission.policy.agent {
         agent::cover(&admission.home)?;
     }
+    resolver.map(|text| resolver::refresh(&text)).transpose()?;
     let agent = agent.map(|socket| cell::name_agent(&socket)).transpose()?;
     let (exec, filter) = if (&terminal, &agent) == (&terminal_name, &agent_name) {
         (exec, filter)

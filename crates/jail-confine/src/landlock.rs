@@ -4,6 +4,8 @@
 //! Rules are opened below the finished root, after the last mount, since a rule on an inode under a mount does not
 //! match what is mounted over it (rulings 4). Whatever this kernel's ABI lacks is returned, for the log.
 
+use std::os::fd::AsFd;
+
 use jail_sys::landlock::{self, Ruleset, fs, scope, tcp};
 use jail_sys::process::leak;
 use rustix::fs::{CWD, Mode, OFlags, openat2};
@@ -13,7 +15,8 @@ use crate::admission::BELOW;
 use crate::cell::blueprint::Privilege;
 use crate::commands::reach;
 use crate::policy::Policy;
-use crate::policy::values::{Network, Root};
+use crate::policy::values::{Network, Root, Seccomp};
+use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
 /// The rules, ready to be put in force.
@@ -42,6 +45,7 @@ impl Fence {
         policy: &Policy,
         home: &[u8],
         privilege: Privilege,
+        program: &[u8],
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         let abi = landlock::abi();
@@ -75,11 +79,18 @@ impl Fence {
         for place in places(policy, home, known) {
             allow(&ruleset, &place)?;
         }
-        if !policy.commands.is_empty() {
+        if !policy.commands.is_empty() || policy.seccomp == Seccomp::Strict {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let root = rustix::fs::open("/", flags, Mode::empty())
                 .or_refuse(What::Host, || "open the root of the cell".into())?;
-            reach::allow(&ruleset, &root, policy, home, privilege, notes)?;
+            if !policy.commands.is_empty() {
+                reach::allow(&ruleset, &root, policy, home, privilege, notes)?;
+            } else if let Some(only) = programs::find(&root, program, []) {
+                // Its filter knows the pointers of one execve, not what they point to by then (rulings 14).
+                ruleset
+                    .allow_path(only.file.as_fd(), fs::EXECUTE | fs::READ_FILE)
+                    .or_refuse(What::Host, || format!("allow '{}' by Landlock", printable(program)))?;
+            }
         }
         allow_ports(&ruleset, &policy.network)?;
         Ok(Self { ruleset: Some(ruleset) })
@@ -118,11 +129,12 @@ fn places(policy: &Policy, home: &[u8], known: u64) -> Vec<Place> {
     let place = |path: &[u8], rights: u64, optional| Place { path: path.to_vec(), rights, optional };
     // Under a list of commands programs have rights one by one (commands/reach.rs), and nothing else any to execute.
     let listed = !policy.commands.is_empty();
-    let no_program = |rights: u64| if listed { rights & !fs::EXECUTE } else { rights };
+    let one_by_one = listed || policy.seccomp == Seccomp::Strict;
+    let no_program = |rights: u64| if one_by_one { rights & !fs::EXECUTE } else { rights };
     let known = no_program(known);
     let root = match (policy.root, listed) {
         (_, true) => fs::READ_DIR,
-        (Root::ReadOnly, false) => READ,
+        (Root::ReadOnly, false) => no_program(READ),
         (Root::Writable | Root::Discard, false) => known,
     };
     let mut places = vec![

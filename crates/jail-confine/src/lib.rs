@@ -36,6 +36,7 @@ pub mod log;
 pub mod policy;
 mod programs;
 pub mod refusal;
+mod resolver;
 pub mod rootless;
 pub mod seccomp;
 mod session;

@@ -55,7 +55,13 @@ fn confine(session: &Session<'_>, notes: &mut Vec<String>) -> Result<()> {
     take_terminal(session)?;
     session.groups_of_cell.enter().or_refuse(What::Host, || "enter the cell's control groups".into())?;
     set_limits(session.policy, session.groups_of_cell.limits_processes)?;
-    let fence = Fence::prepare(session.policy, session.home, session.privilege, notes)?;
+    let fence = Fence::prepare(
+        session.policy,
+        session.home,
+        session.privilege,
+        session.program.path().to_bytes(),
+        notes,
+    )?;
     let identity = match session.privilege {
         Privilege::Root => {
             Identity::Change { uid: session.uid, gid: session.gid, groups: session.groups.to_vec() }

@@ -135,9 +135,7 @@ impl Blueprint {
                 Privilege::Root => Vec::new(),
                 Privilege::UserNamespace => host_devices()?,
             },
-            files: admission.account_files.as_ref().map_or_else(Vec::new, |files| {
-                vec![("etc/passwd", files.passwd.clone()), ("etc/group", files.group.clone())]
-            }),
+            files: own_files(admission),
             tmp: policy.tmp,
             execution,
             hostname: CString::new(policy.hostname.as_bytes())
@@ -169,6 +167,16 @@ const fn changes(root: Root) -> Changes {
         Root::Discard => Changes::OnScratch,
         Root::ReadOnly | Root::Writable => Changes::InPlace,
     }
+}
+
+/// Files that the cell shows instead of the jail's.
+fn own_files(admission: &Admission) -> Vec<(&'static str, Vec<u8>)> {
+    let accounts = admission
+        .account_files
+        .as_ref()
+        .map(|files| [("etc/passwd", files.passwd.clone()), ("etc/group", files.group.clone())]);
+    let resolver = crate::resolver::of_host(&admission.policy).map(|text| (crate::resolver::PATH, text));
+    accounts.into_iter().flatten().chain(resolver).collect()
 }
 
 /// The parent of the home, unless that is the root.

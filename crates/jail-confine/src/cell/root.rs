@@ -78,7 +78,7 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
         cell.attach(bind)?;
     }
     for (target, content) in &blueprint.files {
-        cell.own_file(target, content, &scratch)?;
+        cell.own_file(target, content, &scratch, blueprint.privilege)?;
     }
     cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?, b"/tmp", Kind::Directory)?;
     for attachment in &blueprint.brought {
@@ -276,12 +276,13 @@ impl Interior<'_> {
     }
 
     /// A file of the cell's own over one of the jail's; where the jail has none there is nothing to cover.
-    fn own_file(&self, target: &str, content: &[u8], scratch: &Scratch) -> Result<()> {
+    fn own_file(&self, target: &str, content: &[u8], scratch: &Scratch, privilege: Privilege) -> Result<()> {
         let doing = || format!("show the cell's own '/{target}'");
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = match openat2(self.root, target, flags, Mode::empty(), BELOW) {
             Ok(place) => place,
-            Err(Errno::NOENT) => return Ok(()),
+            // Nothing to cover, or a link, which leads to something else that the jail may have.
+            Err(Errno::NOENT | Errno::LOOP) => return Ok(()),
             Err(errno) => return Err(errno).while_(doing),
         };
         let name = target.rsplit('/').next().unwrap_or(target);
@@ -289,7 +290,10 @@ impl Interior<'_> {
         let file = openat2(scratch.tmpfs, name, flags, Mode::from_raw_mode(0o644), BELOW).while_(doing)?;
         write_all(&file, content).while_(doing)?;
         let tree = copy(file.as_fd(), Below::Left).while_(doing)?;
-        set_attributes(tree.as_fd(), attributes::READ_ONLY, 0, Reach::Single).while_(doing)?;
+        if privilege == Privilege::UserNamespace {
+            // The files of such a cell are all the caller's; with root they are root's, who brings them up to date.
+            set_attributes(tree.as_fd(), attributes::READ_ONLY, 0, Reach::Single).while_(doing)?;
+        }
         attach_to(tree.as_fd(), place.as_fd()).while_(doing)
     }
 }
