@@ -48,9 +48,15 @@ fn variables(strings: &[OsString]) {
             Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value[1..].to_vec())))
         })
         .collect();
-    let fixed = Fixed { home: b"/home/d", user: b"d", shell: b"/bin/bash", terminal: Some(b"/dev/ttyj0") };
+    let fixed = Fixed {
+        home: b"/home/d",
+        user: b"d",
+        shell: b"/bin/bash",
+        terminal: Some(b"/dev/ttyj0"),
+        agent: None,
+    };
     let policy = Policy::default();
-    let built = environment::build(&caller, &[], &policy.env, policy.agent, fixed);
+    let built = environment::build(&caller, &[], &policy.env, fixed);
     let ours =
         ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/d", "USER=d", "LOGNAME=d", "SHELL=/bin/bash"];
     for (variable, ours) in built.iter().zip(ours) {
