@@ -62,6 +62,7 @@ pub(crate) fn jk_ini(data: &[u8]) {
         }
     }
     for note in &import.notes {
-        assert!(!note.what.chars().any(char::is_control), "{:?}", note.what);
+        let section = note.section.as_deref().unwrap_or_default();
+        assert!(!note.what.chars().chain(section.chars()).any(char::is_control), "{:?}", note.what);
     }
 }

@@ -86,6 +86,13 @@ struct Importer<'a> {
     import: Import,
 }
 
+/// Without what a terminal would act on.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { format!("\\x{:02x}", u32::from(c)) } else { c.to_string() })
+        .collect()
+}
+
 /// The lists of a section being made.
 #[derive(Default)]
 struct Lists {
@@ -100,7 +107,8 @@ struct Lists {
 
 impl Importer<'_> {
     fn note(&mut self, line: usize, section: Option<&str>, what: impl Into<String>) {
-        self.import.notes.push(Note { line, section: section.map(str::to_owned), what: what.into() });
+        // The words are the file's, which need not be the administrator's own.
+        self.import.notes.push(Note { line, section: section.map(printable), what: printable(&what.into()) });
     }
 
     fn section(&mut self, section: &ini::Section) {
