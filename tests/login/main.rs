@@ -3,6 +3,7 @@
 //! `JAIL_UNDER_TEST=none` runs the same tests against plain accounts with /bin/bash: the control.
 
 mod agent;
+mod bases;
 mod command;
 mod commands;
 mod crowd;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     jailwright_tests::suite(&[
         agent::TESTS,
+        bases::TESTS,
         command::TESTS,
         commands::TESTS,
         crowd::TESTS,

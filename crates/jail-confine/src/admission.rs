@@ -14,6 +14,7 @@ use jail_accounts::{group, passwd, placement};
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 
+use crate::base::{self, Base};
 use crate::directory;
 use crate::invocation::{Invocation, variable};
 use crate::policy::file::{EntryFile, PolicyFile};
@@ -54,6 +55,15 @@ pub struct Jail {
     pub directory: OwnedFd,
     /// Its device and inode.
     pub identity: (u64, u64),
+    /// What its own files lie over, if it shares a base with other jails.
+    pub base: Option<Base>,
+}
+
+impl Jail {
+    /// The directories that make up its root, the uppermost first.
+    pub fn layers(&self) -> impl Iterator<Item = &OwnedFd> {
+        std::iter::once(&self.directory).chain(self.base.as_ref().map(|base| &base.directory))
+    }
 }
 
 /// Where the home comes from.
@@ -305,9 +315,9 @@ fn admit(
     file: &PolicyFile,
     place: &Place,
 ) -> Result<Admission> {
-    let jail = open_jail_from(root, Path::new(OsStr::from_bytes(&place.jail)))?;
+    let mut jail = open_jail_from(root, Path::new(OsStr::from_bytes(&place.jail)))?;
     let mut notes = Vec::new();
-    let entry = read_entry_file_from(root, &jail, Path::new(STATE_DIRECTORY), &mut notes)?;
+    let entry = read_entry_file_from(root, &mut jail, Path::new(STATE_DIRECTORY), Trust::Root, &mut notes)?;
     let subject = Subject { user: &account.name, groups: group_names };
     let sections = entry.as_ref().map(|entry| &entry.entry);
     let policy = merge(file, sections, jail.path.as_os_str().as_bytes(), subject)
@@ -385,7 +395,7 @@ fn open_jail_from(root: &Top, path: &Path) -> Result<Jail> {
     // Components are checked one by one, so joining them again gives the canonical path.
     let path: PathBuf = path.components().collect();
     let name = jail_name(path.as_os_str().as_bytes());
-    Ok(Jail { path, name, directory, identity: identity(&stat) })
+    Ok(Jail { path, name, directory, identity: identity(&stat), base: None })
 }
 
 /// Device and inode.
@@ -567,27 +577,29 @@ fn read_policy(etc: &Top) -> Result<PolicyFile> {
     PolicyFile::parse(&bytes, POLICY_FILE).map_err(|why| Refusal::new(What::Policy, why.to_string()))
 }
 
-/// What the jail's sections ask for, as jail-init wrote it below `base`. Without it the built-in values hold, with a note.
+/// What the jail's sections ask for, as jail-init wrote it below `states`. Without it the built-in values hold, with a note.
+/// The base that it names becomes part of the jail.
 ///
 /// # Errors
-/// If it speaks of another directory than this jail's.
+/// If it speaks of another directory than this jail's, or names a base that is not there.
 pub fn read_entry_file(
-    jail: &Jail,
-    base: &Path,
+    jail: &mut Jail,
+    states: &Path,
     trust: Trust,
     notes: &mut Vec<String>,
 ) -> Result<Option<EntryFile>> {
     let root = Top::root(trust).map_err(|why| Refusal::new(What::Host, why.to_string()))?;
-    read_entry_file_from(&root, jail, base, notes)
+    read_entry_file_from(&root, jail, states, trust, notes)
 }
 
 fn read_entry_file_from(
     root: &Top,
-    jail: &Jail,
-    base: &Path,
+    jail: &mut Jail,
+    states: &Path,
+    trust: Trust,
     notes: &mut Vec<String>,
 ) -> Result<Option<EntryFile>> {
-    let path = base.join(&jail.name).join("entry.toml");
+    let path = states.join(&jail.name).join("entry.toml");
     let shown = path.display().to_string();
     let (fd, stat) = match root.open_file(&path) {
         Ok(opened) => opened,
@@ -621,6 +633,9 @@ fn read_entry_file_from(
                 jail.path.display()
             ),
         ));
+    }
+    if let Some(path) = &entry.base {
+        jail.base = Some(base::open(Path::new(&path.0), states, trust)?);
     }
     Ok(Some(entry))
 }

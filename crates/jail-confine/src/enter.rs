@@ -33,7 +33,7 @@ use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::log::{Level, Log};
 use crate::policy::Policy;
-use crate::policy::values::{Isolation, Network, Seccomp, Session as Sharing};
+use crate::policy::values::{Isolation, Network, Root, Seccomp, Session as Sharing};
 use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::resolver;
@@ -146,6 +146,7 @@ pub struct Entry<'a> {
 /// Whatever keeps the program from starting as confined as the policy says.
 pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32> {
     must_be_possible(&admission.policy)?;
+    must_fit_the_base(admission)?;
     if entry.privilege == Privilege::Root {
         // Keys of the host's sessions must not be reachable from inside: keyrings have no namespace.
         process::new_session_keyring().or_refuse(What::Host, || "get a session keyring of its own".into())?;
@@ -307,6 +308,23 @@ pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
     commands::must_be_possible(policy)
 }
 
+/// A base is everybody's: there is no place in it for one user's changes, and none in the jail's own few files that
+/// would outlast the base's next update.
+fn must_fit_the_base(admission: &Admission) -> Result<()> {
+    match &admission.jail.base {
+        Some(base) if admission.policy.root == Root::Writable => Err(Refusal::new(
+            What::Policy,
+            format!(
+                "root = \"writable\" (from {}) does not go with a jail on the base '{}'; \"discard\" does, and so does a \
+                 jail of its own files",
+                admission.policy.origin("root"),
+                base.path.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn prepare_exec(
     admission: &Admission,
     entry: &Entry<'_>,
@@ -351,7 +369,7 @@ fn find_program(jail: &Jail, name: &[u8]) -> Vec<u8> {
     if name.contains(&b'/') {
         return name.to_vec();
     }
-    let found = programs::find(&jail.directory, name, environment::PATH.split(':'));
+    let found = jail.layers().find_map(|layer| programs::find(layer, name, environment::PATH.split(':')));
     found.map_or_else(|| name.to_vec(), |program| program.path)
 }
 

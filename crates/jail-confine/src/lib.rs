@@ -20,6 +20,7 @@
 pub mod admission;
 mod agent;
 pub mod announce;
+pub mod base;
 pub mod cell;
 pub mod cgroup;
 pub mod commands;

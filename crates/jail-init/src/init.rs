@@ -23,6 +23,8 @@ const EXAMPLE: &str = "\
 Example:
   jail-init -v -j /home/jail basicshell scp    make a jail
   jail-user -m -j /home/jail dave              put dave into it
+  jail-init --as-base -j /srv/base basicshell  one set of files …
+  jail-init -j /srv/site42 --base /srv/base    … for a thousand jails
 
 Exit status: 0 done, 1 the work failed, 2 usage, 3 bad section, 4 refused as unsafe.";
 
@@ -55,6 +57,13 @@ pub struct Cli {
     /// Look for sections in this directory first
     #[arg(short, long, value_name = "DIR")]
     configfile: Option<PathBuf>,
+    /// Show the files of this base instead of copies; the jail has only what differs, and an update of the base is one of
+    /// all jails on it. For jail-sh and jail-run, not for a plain chroot
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["as_base", "remove", "explain", "list"])]
+    base: Option<PathBuf>,
+    /// Make a base for other jails to show, rather than a jail
+    #[arg(long, conflicts_with_all = ["remove", "explain", "list", "hardlink", "devices"])]
+    as_base: bool,
     /// Make the device nodes that sections name; only a plain chroot needs them
     #[arg(long)]
     devices: bool,
@@ -117,12 +126,14 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     let request = Request {
         sections: std::mem::take(&mut cli.sections),
         options: Options { hard_links: cli.hardlink, devices: cli.devices },
+        base: cli.base.as_deref().map(base).transpose()?,
+        as_base: cli.as_base,
         force: cli.force,
         profiles: profiles?,
         ..Request::new(&jail)
     };
     let tool = Tool::new("jail-init", cli.dry_run, cli.verbose && !cli.json)?;
-    if request.sections.is_empty() {
+    if request.sections.is_empty() && request.base.is_none() {
         require_sections(&jail, &tool)?;
     }
     let done = tool.provision(&request)?;
@@ -143,6 +154,15 @@ fn jail(cli: &mut Cli) -> Result<PathBuf> {
         return Ok(PathBuf::from(cli.sections.remove(0)));
     }
     Err(Error::usage("which jail? -j DIR is missing").hint("jail-init -j /home/jail basicshell"))
+}
+
+/// The base by its canonical path: it is written down, and compared with what others wrote.
+fn base(path: &Path) -> Result<PathBuf> {
+    match JailRoot::find(path)? {
+        Found::Jail(root) => Ok(root.path().to_path_buf()),
+        Found::Nothing => Err(Error::failed(format!("there is no base {}", text::quote(path)))
+            .hint(format!("jail-init --as-base -j {} basicshell makes one", text::encode(path)))),
+    }
 }
 
 /// A run without sections brings an existing jail up to date; a new jail needs some.

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cells;
 pub mod check;
 pub mod cp;
 pub mod export;

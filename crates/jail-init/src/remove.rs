@@ -7,9 +7,9 @@ use jail_provision::error::{Error, Result};
 use jail_provision::jailroot::{Found, JailRoot};
 use jail_provision::manifest::PathText;
 use jail_provision::state::{self, State};
-use jail_provision::{inventory, takedown, text};
+use jail_provision::{base, inventory, takedown, text};
 
-use crate::say;
+use crate::{cells, say};
 
 /// Removes a jail that nobody uses: its tree by descriptor on one file system, then what is known of it.
 pub(crate) fn remove(jail: &Path, dry_run: bool) -> Result<ExitCode> {
@@ -30,6 +30,17 @@ pub(crate) fn remove(jail: &Path, dry_run: bool) -> Result<ExitCode> {
         return Err(Error::refused(format!("{} still has accounts: {names}", text::quote(root.path())))
             .hint(format!("jail-user --release -j {} {names}", text::encode(root.path()))));
     }
+    let jails = base::jails_on(root.path(), &state::base()?)?;
+    if !jails.is_empty() {
+        let names: Vec<String> = jails.iter().map(|jail| text::encode(jail)).collect();
+        return Err(Error::refused(format!(
+            "jails lie on {}: {}",
+            text::quote(root.path()),
+            names.join(", ")
+        ))
+        .hint("remove them first, or make them jails of their own files"));
+    }
+    refuse_while_cells_run(&state)?;
     let (device, inode) = root.identity()?;
     let processes = inventory::processes(device, inode);
     if !processes.is_empty() {
@@ -49,6 +60,20 @@ pub(crate) fn remove(jail: &Path, dry_run: bool) -> Result<ExitCode> {
     let done = if dry_run { "would be removed" } else { "is removed" };
     say::out(&format!("{} {done}.\n", text::encode(root.path())));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A cell whose root is an overlay has no process whose root is the jail's directory.
+fn refuse_while_cells_run(state: &State) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let cells = cells::of_jail(state.name())?;
+    if cells.is_empty() {
+        return Ok(());
+    }
+    let pids: Vec<String> = cells.iter().map(|cell| cell.pid.to_string()).collect();
+    Err(Error::refused(format!("cells of this jail are running (first processes {})", pids.join(", ")))
+        .hint("end them first; 'jail-list' names them"))
 }
 
 /// Takes over the manifest of a jail that was moved; the run that follows writes a new entry.toml.

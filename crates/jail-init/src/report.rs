@@ -17,6 +17,10 @@ pub(crate) fn whole(done: &Done) -> String {
     let outlook = &done.outlook;
     let mut out = changes(done);
     if !outlook.unchanged {
+        if outlook.manifest.generation.is_some() {
+            out.push_str(&base_words(&outlook.jail));
+            return out;
+        }
         out.push_str(&entry_words(&outlook.entry, outlook));
         out.push_str(&next_words(&outlook.jail));
     }
@@ -45,7 +49,11 @@ pub(crate) fn changes(done: &Done) -> String {
 fn summary(done: &Done) -> String {
     let outlook = &done.outlook;
     let jail = text::encode(&outlook.jail);
-    let sections = outlook.sections.join(", ");
+    let mut sections = outlook.sections.join(", ");
+    if let Some(base) = &outlook.manifest.base {
+        let own = if sections.is_empty() { String::new() } else { format!(" and {sections}") };
+        sections = format!("those of {}{own}", text::encode(&base.0));
+    }
     let steps = outlook.plan.steps.len();
     if steps == 0 {
         return format!("{jail} is up to date (sections: {sections}).\n");
@@ -129,6 +137,11 @@ fn entry_words(entry: &EntryNeeds, outlook: &Outlook) -> String {
     out
 }
 
+fn base_words(base: &Path) -> String {
+    let base = text::encode(base);
+    format!("\nNext:\n  jail-init -j JAIL --base {base}    a jail that shows these files\n")
+}
+
 fn next_words(jail: &Path) -> String {
     let jail = text::encode(jail);
     if rustix::process::geteuid().is_root() {
@@ -169,6 +182,8 @@ pub(crate) fn as_json(done: &Done) -> Value {
         "jail": text::encode(&outlook.jail),
         "name": outlook.name,
         "sections": outlook.sections,
+        "base": outlook.manifest.base.as_ref().map(|base| text::encode(&base.0)),
+        "generation": outlook.manifest.generation,
         "dry_run": done.dry_run,
         "steps": steps,
         "kept": kept,

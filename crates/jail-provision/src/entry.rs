@@ -130,11 +130,12 @@ impl EntryNeeds {
     pub fn to_toml(&self, jail: &JailIdentity<'_>) -> String {
         let list = |words: &[String]| words.iter().map(|w| toml_string(w)).collect::<Vec<_>>().join(", ");
         let mut out = String::from("# Written by jail-init; what the jail's sections need from the entry.\n");
-        let JailIdentity { name, device, inode, sections } = jail;
+        let JailIdentity { name, device, inode, sections, base } = jail;
+        let base = base.map(|base| format!("base = {}\n", toml_string(base))).unwrap_or_default();
         // Writing to a String cannot fail.
         write!(
             out,
-            "version = 1\nname = {}\ndevice = {device}\ninode = {inode}\nsections = [{}]\n\n[entry]\n",
+            "version = 1\nname = {}\ndevice = {device}\ninode = {inode}\nsections = [{}]\n{base}\n[entry]\n",
             toml_string(name),
             list(sections)
         )
@@ -171,6 +172,8 @@ pub struct JailIdentity<'a> {
     pub inode: u64,
     /// Its sections, as they were asked for.
     pub sections: &'a [String],
+    /// The base that its own files lie over.
+    pub base: Option<&'a str>,
 }
 
 /// A TOML basic string.
@@ -241,11 +244,18 @@ mod tests {
             env: vec!["A\"B".into()],
         };
         let sections = ["basicshell".to_owned(), "scp".to_owned()];
-        let jail = JailIdentity { name: "home-jail\\x2d", device: 7, inode: 9, sections: &sections };
+        let jail = JailIdentity {
+            name: "home-jail\\x2d",
+            device: 7,
+            inode: 9,
+            sections: &sections,
+            base: Some("/home/base"),
+        };
         let text = needs.to_toml(&jail);
         let value: toml::Value = toml::from_str(&text).expect("valid TOML");
         assert_eq!(value["name"].as_str(), Some("home-jail\\x2d"));
         assert_eq!(value["inode"].as_integer(), Some(9));
+        assert_eq!(value["base"].as_str(), Some("/home/base"));
         assert_eq!(value["entry"].clone().try_into::<EntryNeeds>().expect("reads back"), needs);
         let nobody = EntryNeeds::default().to_toml(&jail);
         assert!(nobody.trim_end().ends_with("[entry]"), "keys that nobody set are absent:\n{nobody}");

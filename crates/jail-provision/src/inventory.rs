@@ -34,6 +34,10 @@ pub fn jails(base: &Path) -> Result<Vec<Known>> {
     let mut known = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| Error::io("read", base, e))?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // jail-user keeps a note of its own beside the jails.
+            continue;
+        }
         let name = entry.file_name().to_string_lossy().into_owned();
         let state = State::at(&entry.path(), &name);
         match state.manifest() {

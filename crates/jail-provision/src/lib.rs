@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod apply;
+pub mod base;
 pub mod check;
 pub mod digest;
 pub mod elf;

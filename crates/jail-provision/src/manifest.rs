@@ -200,6 +200,12 @@ pub struct Manifest {
     /// How it was made; kept, so that an update does it the same way.
     #[serde(default)]
     pub options: Options,
+    /// The base whose files the jail's own few lie over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathText>,
+    /// For a base: the directory in it that is current, and that `files`, `device` and `inode` are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
     /// What the sections need from the entry.
     #[serde(default)]
     pub entry: EntryNeeds,
@@ -239,12 +245,22 @@ impl Manifest {
             sections: Vec::new(),
             wishes: BTreeSet::new(),
             options: Options::default(),
+            base: None,
+            generation: None,
             entry: EntryNeeds::default(),
             asked: None,
             pending: BTreeSet::new(),
             files: BTreeMap::new(),
             seen: Seen::default(),
         }
+    }
+
+    /// The directory that `files` lie in: the jail, or a base's current generation.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.generation
+            .as_ref()
+            .map_or_else(|| self.jail.0.clone(), |generation| self.jail.0.join(generation))
     }
 
     /// The record of a path.

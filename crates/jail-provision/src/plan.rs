@@ -283,32 +283,8 @@ impl<'a> Planner<'a> {
         Ok(same.then_some(remember))
     }
 
-    /// What the tree asks that the record is not.
     fn difference(&self, node: &Node, record: &Record) -> Option<Cause> {
-        let meta = Meta { uid: record.uid, gid: record.gid, mode: record.mode };
-        let asked = match (&node.content, &record.what) {
-            (Content::Directory, What::Directory) => meta == node.meta,
-            (Content::Symlink { target }, What::Symlink { target: old }) => *target == old.0,
-            (Content::Device { block, device }, What::Device { block: b, device: d }) => {
-                (block, device) == (b, d) && meta == node.meta
-            }
-            (Content::Text(content), What::File { digest, .. }) => {
-                record.source.is_none() && Digest::of(content) == *digest && meta == node.meta
-            }
-            (Content::Copy { source, stat, privilege }, What::File { linked, .. }) => {
-                let Some(old) = &record.source else { return Some(Cause::Asked) };
-                if old.path.0 != *source || (!linked && meta != node.meta) {
-                    return Some(Cause::Asked);
-                }
-                if !same_state(old.stamp, Stamp::from(stat), *linked) {
-                    return Some(Cause::HostChanged);
-                }
-                // A file that could not be linked was copied, and stays one; the other way round is a wish to part.
-                !linked || (self.choices.hard_links && *privilege == Privilege::Drop)
-            }
-            _ => false,
-        };
-        if asked { None } else { Some(Cause::Asked) }
+        difference(node, record, self.choices.hard_links)
     }
 
     fn replace(&mut self, path: &Path, node: &Node, there: &Stat, cause: Cause) {
@@ -494,6 +470,34 @@ fn merge_lines(content: &[u8], lines: &BTreeMap<String, String>, old: &BTreeMap<
         out.push(b'\n');
     }
     out
+}
+
+/// What a node asks that the record of its path is not.
+pub(crate) fn difference(node: &Node, record: &Record, hard_links: bool) -> Option<Cause> {
+    let meta = Meta { uid: record.uid, gid: record.gid, mode: record.mode };
+    let asked = match (&node.content, &record.what) {
+        (Content::Directory, What::Directory) => meta == node.meta,
+        (Content::Symlink { target }, What::Symlink { target: old }) => *target == old.0,
+        (Content::Device { block, device }, What::Device { block: b, device: d }) => {
+            (block, device) == (b, d) && meta == node.meta
+        }
+        (Content::Text(content), What::File { digest, .. }) => {
+            record.source.is_none() && Digest::of(content) == *digest && meta == node.meta
+        }
+        (Content::Copy { source, stat, privilege }, What::File { linked, .. }) => {
+            let Some(old) = &record.source else { return Some(Cause::Asked) };
+            if old.path.0 != *source || (!linked && meta != node.meta) {
+                return Some(Cause::Asked);
+            }
+            if !same_state(old.stamp, Stamp::from(stat), *linked) {
+                return Some(Cause::HostChanged);
+            }
+            // A file that could not be linked was copied, and stays one; the other way round is a wish to part.
+            !linked || (hard_links && *privilege == Privilege::Drop)
+        }
+        _ => false,
+    };
+    if asked { None } else { Some(Cause::Asked) }
 }
 
 /// The record of a node as planned, its state in the jail still unknown.

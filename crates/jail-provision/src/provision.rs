@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::apply::{self, Progress};
+use crate::base;
 use crate::entry::{EntryNeeds, JailIdentity};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -16,6 +17,8 @@ use crate::plan::{self, Choices, Plan};
 use crate::profiles::Profiles;
 use crate::recording::{Recording, Seen};
 use crate::state::{Lock, State};
+use crate::takedown;
+use crate::text;
 use crate::tree::{self, Owner};
 use crate::wanted::Wanted;
 
@@ -30,6 +33,10 @@ pub struct Request {
     pub wishes: Vec<PathBuf>,
     /// Empty directories to add.
     pub directories: Vec<PathBuf>,
+    /// A base for the jail's own files to lie over; a jail that has one keeps it.
+    pub base: Option<PathBuf>,
+    /// Make a base rather than a jail.
+    pub as_base: bool,
     /// Options to add to those that the jail has.
     pub options: Options,
     /// Overwrite what was changed in the jail or was never ours.
@@ -49,6 +56,8 @@ impl Request {
             sections: Vec::new(),
             wishes: Vec::new(),
             directories: Vec::new(),
+            base: None,
+            as_base: false,
             options: Options::default(),
             force: false,
             profiles: Profiles::standard(),
@@ -96,6 +105,9 @@ pub fn look(request: &Request, state: &dyn Fn(&Path) -> State, host: &dyn Host) 
     let (jail, path) = find(&request.jail)?;
     let state = state(&path);
     let manifest = state.manifest()?.unwrap_or_else(|| Manifest::new(&path));
+    if is_base(request, &manifest, jail.as_ref())? {
+        return look_at_base(request, &state, &manifest, host);
+    }
     prepare(request, &path, &state, &manifest, jail.as_ref(), host)
 }
 
@@ -112,6 +124,9 @@ pub fn run(
     let (jail, path) = find(&request.jail)?;
     let state = state(&path);
     let old = state.manifest()?.unwrap_or_else(|| Manifest::new(&path));
+    if is_base(request, &old, jail.as_ref())? {
+        return run_base(request, &state, &old, host, watcher);
+    }
     let outlook = prepare(request, &path, &state, &old, jail.as_ref(), host)?;
     if outlook.unchanged {
         return Ok(outlook);
@@ -143,6 +158,95 @@ fn find(path: &Path) -> Result<(Option<JailRoot>, PathBuf)> {
     }
 }
 
+/// Whether the run is about a base. What is one stays one, and a jail does not become one: those in it would fall out.
+fn is_base(request: &Request, old: &Manifest, jail: Option<&JailRoot>) -> Result<bool> {
+    if old.generation.is_some() {
+        return match &request.base {
+            Some(_) => Err(Error::usage(format!("{} is a base itself", text::quote(&old.jail.0)))
+                .hint("a base lies on no other one")),
+            None => Ok(true),
+        };
+    }
+    let has_files = !old.files.is_empty() || jail.is_some_and(|jail| holds_something(jail));
+    if request.as_base && has_files {
+        return Err(Error::refused(format!(
+            "{} is no empty directory, so it can become no base",
+            text::quote(&old.jail.0)
+        ))
+        .hint("make the base elsewhere, and then jails on it with 'jail-init -j JAIL --base BASE'"));
+    }
+    Ok(request.as_base)
+}
+
+fn holds_something(jail: &JailRoot) -> bool {
+    jail.read_dir(Path::new("/")).is_ok_and(|names| !names.is_empty())
+}
+
+/// What would change in the current generation; all of it, if there is none yet.
+fn look_at_base(request: &Request, state: &State, old: &Manifest, host: &dyn Host) -> Result<Outlook> {
+    let jail = match &old.generation {
+        Some(_) => find(&old.root())?.0,
+        None => None,
+    };
+    let mut outlook = prepare(request, &old.jail.0, state, old, jail.as_ref(), host)?;
+    if jail.is_none() {
+        outlook.manifest.files.clear();
+    }
+    Ok(outlook)
+}
+
+/// Lays a new generation if the current one is not what it should be, and makes it current.
+fn run_base(
+    request: &Request,
+    state: &State,
+    old: &Manifest,
+    host: &dyn Host,
+    watcher: &mut Watcher<'_>,
+) -> Result<Outlook> {
+    let outlook = look_at_base(request, state, old, host)?;
+    if outlook.unchanged && state.base_path().exists() {
+        return Ok(outlook);
+    }
+    let path = outlook.jail.clone();
+    JailRoot::find_or_make(&path)?;
+    state.make()?;
+    let lock = state.lock(watcher.waiting)?;
+    let now = state.manifest()?.unwrap_or_else(|| Manifest::new(&path));
+    let outlook = look_at_base(request, state, &now, host)?;
+    if outlook.plan.steps.is_empty() && now.generation.is_some() && state.base_path().exists() {
+        // Only what was looked at is other than it was: nothing in the generation changes.
+        let manifest = Manifest { files: outlook.plan.unchanged.clone(), ..outlook.manifest.clone() };
+        if !outlook.unchanged && manifest != now {
+            state.stage(&manifest)?.commit()?;
+        }
+        return Ok(outlook);
+    }
+    let generation = base::next_generation(&path, now.generation.as_deref());
+    let root = JailRoot::find_or_make(&path.join(&generation))?;
+    let fresh = Manifest {
+        generation: Some(generation.clone()),
+        files: BTreeMap::new(),
+        pending: BTreeSet::new(),
+        asked: None,
+        seen: Seen::default(),
+        ..outlook.manifest.clone()
+    };
+    let making = State::at(&state.dir().join("making"), state.name());
+    takedown::remove_tree(making.dir())?;
+    making.make()?;
+    let work = prepare(request, &path, state, &fresh, Some(&root), host)?;
+    let made = carry_out(work, &fresh, &root, &making, request.durable, watcher, &lock)?;
+    // First what entries read, then what we remember: cut short in between, the next run lays one more generation.
+    base::switch(&made.manifest, state)?;
+    state.stage(&made.manifest)?.commit()?;
+    takedown::remove_tree(making.dir())?;
+    let mut notes = made.notes.clone();
+    notes.extend(base::tidy(&made.manifest, state));
+    // What is told is the change, not that the whole of it was laid anew.
+    let plan = if now.generation.is_some() { outlook.plan } else { made.plan };
+    Ok(Outlook { plan, notes, ..made })
+}
+
 /// Everything up to the plan.
 fn prepare(
     request: &Request,
@@ -162,14 +266,17 @@ fn prepare(
         hard_links: request.options.hard_links || old.options.hard_links,
         devices: request.options.devices || old.options.devices,
     };
-    let wanted = Wanted::new(&request.profiles.resolve(&sections)?, &wishes, options)
-        .with_directories(&request.directories);
+    let base_path = request.base.clone().map(PathText).or_else(|| old.base.clone());
+    let base = base_path.as_ref().map(|path| base::of_jail(&path.0, state)).transpose()?;
+    let own = Own { sections: &sections, wishes: &wishes, base: base.as_ref() };
+    let wanted = own.wanted(request, options)?;
     let identity = jail.map(JailRoot::identity).transpose()?;
     let mut manifest = Manifest {
         jail: PathText(path.to_path_buf()),
-        sections,
-        wishes,
+        sections: sections.clone(),
+        wishes: wishes.clone(),
         options,
+        base: base_path.clone(),
         entry: wanted.entry.clone(),
         asked: wanted.asked,
         ..old.clone()
@@ -187,18 +294,59 @@ fn prepare(
     };
     if let Some(jail) = jail {
         let same = old.asked == wanted.asked && identity == Some((old.device, old.inode)) && !request.force;
-        if same && nothing_changed(old, jail, host) {
+        if same && nothing_changed(old, jail, host, own.asks_nothing()) {
             outlook.unchanged = true;
             return Ok(outlook);
         }
     }
-    let (tree, seen) = grow(host, &wanted)?;
+    let (mut tree, seen) = match own.asks_nothing() {
+        true => (tree::Tree::default(), Seen::default()),
+        false => grow(host, &wanted)?,
+    };
+    if let Some(base) = &base {
+        tree = base::own_part(tree, base, options.hard_links, Owner::of_this_process());
+    }
     manifest.seen = seen;
     let choices = Choices { force: request.force, hard_links: options.hard_links };
     outlook.plan = plan::plan(&tree, old, jail.map(|jail| jail as &dyn Host), choices)?;
     outlook.notes = tree.notes;
     outlook.manifest = manifest;
     Ok(outlook)
+}
+
+/// What is asked of one jail itself.
+struct Own<'a> {
+    sections: &'a [String],
+    wishes: &'a BTreeSet<PathText>,
+    base: Option<&'a Manifest>,
+}
+
+impl Own<'_> {
+    /// A jail that just shows its base: nothing of the host has to be looked at.
+    fn asks_nothing(&self) -> bool {
+        self.base.is_some() && self.sections.is_empty() && self.wishes.is_empty()
+    }
+
+    /// With the base's sections, if there are any of the jail's own: only together do they give the one cache of the
+    /// loader, and the one reason for each path.
+    fn wanted(&self, request: &Request, options: Options) -> Result<Wanted> {
+        let mut sections = Vec::new();
+        if let Some(base) = self.base.filter(|_| !self.asks_nothing()) {
+            sections.extend(base.sections.iter().filter(|s| !self.sections.contains(s)).cloned());
+        }
+        sections.extend(self.sections.iter().cloned());
+        let wishes: BTreeSet<PathText> = match self.base.filter(|_| !self.asks_nothing()) {
+            Some(base) => base.wishes.union(self.wishes).cloned().collect(),
+            None => self.wishes.clone(),
+        };
+        let mut wanted = Wanted::new(&request.profiles.resolve(&sections)?, &wishes, options)
+            .with_directories(&request.directories);
+        if let Some(base) = self.base {
+            wanted.entry.join(&base.entry);
+            wanted.asked = base::asked(wanted.asked, base);
+        }
+        Ok(wanted)
+    }
 }
 
 fn grow(host: &dyn Host, wanted: &Wanted) -> Result<(tree::Tree, Seen)> {
@@ -208,9 +356,9 @@ fn grow(host: &dyn Host, wanted: &Wanted) -> Result<(tree::Tree, Seen)> {
 }
 
 /// Whether every question planning would ask has the answer it had, and every file of ours is as we left it: by lstat alone.
-fn nothing_changed(old: &Manifest, jail: &JailRoot, host: &dyn Host) -> bool {
+fn nothing_changed(old: &Manifest, jail: &JailRoot, host: &dyn Host, asks_nothing: bool) -> bool {
     old.pending.is_empty()
-        && !old.seen.is_empty()
+        && (asks_nothing || !old.seen.is_empty())
         && old.seen.still_true(host)
         && old.files.iter().all(|(path, record)| as_left(jail, &path.0, record))
 }
@@ -279,11 +427,16 @@ fn carry_out(
 
 /// entry.toml, for jail-sh; written only if it differs.
 pub(crate) fn write_entry(manifest: &Manifest, state: &State) -> Result<()> {
+    if manifest.generation.is_some() {
+        // Nobody enters a base itself.
+        return Ok(());
+    }
     let identity = JailIdentity {
         name: state.name(),
         device: manifest.device,
         inode: manifest.inode,
         sections: &manifest.sections,
+        base: manifest.base.as_ref().and_then(|base| base.0.to_str()),
     };
     let text = manifest.entry.to_toml(&identity);
     let path = state.entry_path();

@@ -73,6 +73,24 @@ impl State {
         Self { dir: dir.to_path_buf(), name: name.to_owned() }
     }
 
+    /// The state of another jail of the same caller.
+    #[must_use]
+    pub fn of_other(&self, jail: &Path) -> Self {
+        Self::of_jail(self.dir.parent().unwrap_or(&self.dir), jail)
+    }
+
+    /// Where it is written down which generation of a base is current.
+    #[must_use]
+    pub fn base_path(&self) -> PathBuf {
+        self.dir.join("base.toml")
+    }
+
+    /// What those who use a generation of a base hold locked.
+    #[must_use]
+    pub fn generation_lock(&self, generation: &str) -> PathBuf {
+        self.dir.join(format!("{generation}.lock"))
+    }
+
     /// The jail's name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -14,6 +14,7 @@ use jail_confine::admission::{
     Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, STATE_DIRECTORY,
     is_root_in_disguise, open_jail, read_entry_file,
 };
+use jail_confine::base::Base;
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
 use jail_confine::invocation::{self, Terminal};
@@ -79,14 +80,14 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
         ));
     }
     let caller = Caller::find(cli)?;
-    let place = Place::prepare(cli, &caller)?;
+    let mut place = Place::prepare(cli, &caller)?;
     let policy = merge_policy(cli, &caller, &place)?;
     if cli.explain {
         print!("{}", jail_confine::explain::table(&policy));
         return Ok(0);
     }
     let announcement = launch::prepare(cli, ready)?;
-    let admission = admit(&caller, &place, policy)?;
+    let admission = admit(&caller, &mut place, policy)?;
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let set = cli.policy.variables();
     environment.retain(|(name, _)| !set.iter().any(|(other, _)| other == name));
@@ -192,6 +193,7 @@ fn named_group(group: &str, groups: &[u8]) -> std::result::Result<u32, String> {
 /// The jail and where the command starts in it.
 struct Place {
     jail: PathBuf,
+    base: Option<Base>,
     sections: Option<SectionEntry>,
     start: PathBuf,
     brought: Vec<Vec<u8>>,
@@ -205,8 +207,8 @@ impl Place {
             let jail = std::path::absolute(jail)
                 .or_refuse(What::Jail, || format!("find the jail '{}'", jail.display()))?;
             let start = cli.chdir.clone().unwrap_or_else(|| PathBuf::from(EMPTY_HOME));
-            let sections = sections_of(&jail, caller)?;
-            return Ok(Self { jail, sections, start, brought: Vec::new(), _kept: None });
+            let (sections, base) = known_of(&jail, caller)?;
+            return Ok(Self { jail, base, sections, start, brought: Vec::new(), _kept: None });
         }
         let start = match &cli.chdir {
             Some(directory) => directory.clone(),
@@ -229,6 +231,7 @@ impl Place {
         }
         Ok(Self {
             jail: kept.path.clone(),
+            base: None,
             sections: Some(needs(&kept.entry)),
             start,
             brought: kept.with.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
@@ -237,20 +240,20 @@ impl Place {
     }
 }
 
-/// What the sections of an existing jail ask for: the caller's own record of it, else root's.
-fn sections_of(path: &Path, caller: &Caller) -> Result<Option<SectionEntry>> {
-    let jail = open_jail(path, caller.trust)?;
+/// What the sections of an existing jail ask for, and the base it lies on: the caller's own record of it, else root's.
+fn known_of(path: &Path, caller: &Caller) -> Result<(Option<SectionEntry>, Option<Base>)> {
+    let mut jail = open_jail(path, caller.trust)?;
     let root = PathBuf::from(STATE_DIRECTORY);
     let own = match caller.privilege {
         Privilege::Root => None,
         Privilege::UserNamespace => jail_provision::state::base().ok(),
     };
     for base in own.into_iter().chain([root]) {
-        if let Some(entry) = read_entry_file(&jail, &base, caller.trust, &mut Vec::new())? {
-            return Ok(Some(entry.entry));
+        if let Some(entry) = read_entry_file(&mut jail, &base, caller.trust, &mut Vec::new())? {
+            return Ok((Some(entry.entry), jail.base));
         }
     }
-    Ok(None)
+    Ok((None, None))
 }
 
 fn needs(entry: &EntryNeeds) -> SectionEntry {
@@ -327,8 +330,9 @@ fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, place: &Place) 
     Ok(())
 }
 
-fn admit(caller: &Caller, place: &Place, policy: Policy) -> Result<Admission> {
+fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Result<Admission> {
     let mut jail = open_jail(&place.jail, caller.trust)?;
+    jail.base = place.base.take();
     if caller.privilege == Privilege::UserNamespace {
         rootless::enter_user_namespace(caller.account.uid, caller.account.gid)?;
         // The descriptor belongs to the mount namespace that was left; the same directory is opened in the new one.
@@ -361,7 +365,24 @@ fn reopen(jail: &Jail) -> Result<Jail> {
             format!("the jail '{}' was replaced meanwhile", jail.path.display()),
         ));
     }
-    Ok(Jail { path: jail.path.clone(), name: jail.name.clone(), directory, identity: jail.identity })
+    let base = jail.base.as_ref().map(reopen_base).transpose()?;
+    Ok(Jail { path: jail.path.clone(), name: jail.name.clone(), directory, identity: jail.identity, base })
+}
+
+/// The generation was checked when it was opened first, and is held since.
+fn reopen_base(base: &Base) -> Result<Base> {
+    use rustix::fs::{Mode, OFlags, fstat, open};
+    let path = base.path.join(&base.generation);
+    let doing = || format!("open the base's '{}' again", path.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = open(&path, flags, Mode::empty()).or_refuse(What::Jail, doing)?;
+    let known = fstat(&base.directory).or_refuse(What::Jail, doing)?;
+    let stat = fstat(&directory).or_refuse(What::Jail, doing)?;
+    if (stat.st_dev, stat.st_ino) != (known.st_dev, known.st_ino) {
+        return Err(Refusal::new(What::Jail, format!("'{}' was replaced meanwhile", path.display())));
+    }
+    let hold = base.hold.try_clone().or_refuse(What::Host, doing)?;
+    Ok(Base { path: base.path.clone(), generation: base.generation.clone(), directory, hold })
 }
 
 /// The cell's own passwd and group: root, the user, nobody.

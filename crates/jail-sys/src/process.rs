@@ -154,6 +154,20 @@ pub fn close_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) }).map(drop)
 }
 
+/// As [`close_from`], but one descriptor stays open at its number.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+pub fn close_from_but(first: u32, kept: BorrowedFd<'_>) -> Result<(), Errno> {
+    let kept = u32::try_from(kept.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    if kept > first {
+        // SAFETY: closing descriptors touches no memory.
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, kept.saturating_sub(1), 0_u32) })
+            .map(drop)?;
+    }
+    close_from(first.max(kept.saturating_add(1)))
+}
+
 /// Gives a descriptor up to be closed by a later [`close_from`] or exec: one call for many.
 pub fn leak(fd: OwnedFd) -> BorrowedFd<'static> {
     let raw = fd.into_raw_fd();

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jail_accounts::convention;
+use jail_provision::state::{self, State};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use crate::dir;
@@ -22,6 +23,8 @@ pub struct Jail {
     pub root: OwnedFd,
     /// Its /etc.
     pub etc: OwnedFd,
+    /// The base that its own files lie over, if it has one.
+    pub base: Option<OwnedFd>,
 }
 
 impl Jail {
@@ -52,7 +55,8 @@ impl Jail {
                 made(Trouble::failed(format!("{} is no jail: it has no etc", quoted(clean.as_os_str()))))
             })?;
         let name = convention::jail_name(clean.as_os_str().as_bytes());
-        Ok(Self { path: clean, name, root, etc })
+        let base = open_base(&clean)?;
+        Ok(Self { path: clean, name, root, etc, base })
     }
 
     /// Whether a program can be started in the jail by anyone.
@@ -79,7 +83,9 @@ impl Jail {
         }
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let found = rustix::fs::openat2(&self.root, shell, flags, Mode::empty(), resolve)
+        let open = |layer: &OwnedFd| rustix::fs::openat2(layer, shell, flags, Mode::empty(), resolve);
+        let found = open(&self.root)
+            .or_else(|errno| self.base.as_ref().map_or(Err(errno), open))
             .map_err(|errno| lacks(&errno.to_string()))?;
         let stat = rustix::fs::fstat(&found).map_err(cannot("look at", shell))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -123,5 +129,21 @@ impl Jail {
             }
         }
         Err(last.unwrap_or_else(|| Trouble::failed("the jail has no shell")))
+    }
+}
+
+/// The current generation of the base that jail-init gave the jail.
+fn open_base(jail: &Path) -> Result<Option<OwnedFd>, Trouble> {
+    let state = State::of_jail(Path::new(state::ROOT_BASE), jail);
+    let read = |state: &State| {
+        state
+            .manifest()
+            .map_err(|error| Trouble::failed(format!("cannot tell what the jail lies on: {error}")))
+    };
+    let Some(base) = read(&state)?.and_then(|manifest| manifest.base) else { return Ok(None) };
+    match read(&state.of_other(&base.0))? {
+        Some(manifest) if manifest.generation.is_some() => dir::open_trusted(&manifest.root()).map(Some),
+        _ => Err(Trouble::failed(format!("there is no base {}", quoted(base.0.as_os_str())))
+            .hint(format!("make it with jail-init --as-base -j {} basicshell", quoted(base.0.as_os_str())))),
     }
 }

@@ -86,6 +86,8 @@ pub struct Blueprint {
     pub(crate) devices: Vec<(&'static str, OwnedFd)>,
     /// Files of the cell's own, by target.
     pub(crate) files: Vec<(&'static str, Vec<u8>)>,
+    /// Keeps the generation of the base that this is made from from being removed.
+    pub(crate) hold: Option<OwnedFd>,
     pub(crate) tmp: Size,
     pub(crate) execution: Execution,
     pub(crate) hostname: CString,
@@ -107,7 +109,7 @@ impl Blueprint {
     /// If the kernel will not copy a mount, or a directory that the policy binds is not there.
     pub fn draw(admission: &Admission, start: Option<&[u8]>, privilege: Privilege) -> Result<Self> {
         let policy = &admission.policy;
-        let root = Layers { lowers: vec![copy_root(admission)?], changes: changes(policy.root), privilege };
+        let root = Layers { lowers: copy_layers(admission)?, changes: changes(policy.root), privilege };
         let execution = Execution::under(policy);
         let home = match &admission.home_source {
             HomeSource::Jail(fd) | HomeSource::Host(fd) => Some(copy_home(fd, execution)?),
@@ -136,6 +138,7 @@ impl Blueprint {
                 Privilege::UserNamespace => host_devices()?,
             },
             files: own_files(admission),
+            hold: hold_base(admission)?,
             tmp: policy.tmp,
             execution,
             hostname: CString::new(policy.hostname.as_bytes())
@@ -149,17 +152,27 @@ impl Blueprint {
     }
 }
 
-/// The jail's own directory as a layer of the root.
-fn copy_root(admission: &Admission) -> Result<OwnedFd> {
-    let root = copy(admission.jail.directory.as_fd(), Below::Included)
-        .or_refuse(What::Host, || format!("copy the mount of '{}'", admission.jail.path.display()))?;
-    let mut set = attributes::NO_SUID | attributes::NO_DEV;
-    if admission.policy.root != Root::Writable {
-        set |= attributes::READ_ONLY;
+/// The directories of the root as layers: the jail's own, and below it the base that it shares with others.
+fn copy_layers(admission: &Admission) -> Result<Vec<OwnedFd>> {
+    let jail = &admission.jail;
+    let mut layers = Vec::new();
+    for directory in jail.layers() {
+        let layer = copy(directory.as_fd(), Below::Included)
+            .or_refuse(What::Host, || format!("copy the mount of '{}'", jail.path.display()))?;
+        let mut set = attributes::NO_SUID | attributes::NO_DEV;
+        if admission.policy.root != Root::Writable || jail.base.is_some() {
+            set |= attributes::READ_ONLY;
+        }
+        set_attributes(layer.as_fd(), set, 0, Reach::Recursive)
+            .or_refuse(What::Host, || "make the root of the cell read-only, nosuid and nodev".into())?;
+        layers.push(layer);
     }
-    set_attributes(root.as_fd(), set, 0, Reach::Recursive)
-        .or_refuse(What::Host, || "make the root of the cell read-only, nosuid and nodev".into())?;
-    Ok(root)
+    Ok(layers)
+}
+
+fn hold_base(admission: &Admission) -> Result<Option<OwnedFd>> {
+    let hold = admission.jail.base.as_ref().map(|base| base.hold.try_clone());
+    hold.transpose().or_refuse(What::Host, || "hold the base".into())
 }
 
 const fn changes(root: Root) -> Changes {

@@ -29,7 +29,7 @@ pub(crate) struct Lines {
 pub(crate) const READY: u8 = b'+';
 
 /// The life of the first process.
-pub(crate) fn live(blueprint: Blueprint, groups: &Groups, lasting: Lasting, lines: Lines) -> ! {
+pub(crate) fn live(mut blueprint: Blueprint, groups: &Groups, lasting: Lasting, lines: Lines) -> ! {
     let Lines { lifeline, ready } = lines;
     let mut ready = std::fs::File::from(ready);
     let said = match prepare(&blueprint, groups) {
@@ -43,10 +43,11 @@ pub(crate) fn live(blueprint: Blueprint, groups: &Groups, lasting: Lasting, line
     } else {
         leak(ready.into());
     }
+    let hold = blueprint.hold.take().map(leak);
     // Closed with everything else.
     std::mem::forget(blueprint);
     if joined {
-        wait_for_the_end(lifeline, lasting);
+        wait_for_the_end(lifeline, lasting, hold);
     }
     process::exit_now(0)
 }
@@ -88,10 +89,12 @@ fn prepare(blueprint: &Blueprint, groups: &Groups) -> Result<(), String> {
     Ok(())
 }
 
-fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting) {
-    let kept = match lasting {
-        Lasting::OneLogin => keep_only([leak(lifeline)]),
-        Lasting::WhileUsed { lock, state } => keep_only([leak(lifeline), lock, state]),
+fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting, hold: Option<BorrowedFd<'static>>) {
+    let (end, kept) = match lasting {
+        Lasting::OneLogin => (End::WithItsLogin, keep_only([leak(lifeline)], hold)),
+        Lasting::WhileUsed { lock, state } => {
+            (End::WithItsLastUser, keep_only([leak(lifeline), lock, state], hold))
+        }
     };
     if kept.is_err() {
         return;
@@ -102,32 +105,44 @@ fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting) {
             // A byte tells of nothing; nobody sends one here.
             Err(Errno::INTR) | Ok(1..) => {}
             Err(_) => return,
-            Ok(0) if nobody_is_left() => return,
+            Ok(0) if end == End::WithItsLogin || nobody_is_left() => return,
             Ok(0) => process::sleep_milliseconds(POLL),
         }
     }
+}
+
+/// What ends the cell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its one waiter is gone.
+    WithItsLogin,
+    /// No process and no waiter is left.
+    WithItsLastUser,
 }
 
 const LIFELINE: BorrowedFd<'static> = rustix::stdio::stdin();
 /// How often a cell without a waiter looks whether a process is left in it: nothing tells it.
 const POLL: u64 = 500;
 
-/// Puts the descriptors given at 0, 1, 2 and closes all others: nothing of the host stays open in a process of the cell
-/// (they cannot be looked at or taken from outside this process, which is undumpable and has nobody's rights).
-fn keep_only<const N: usize>(kept: [BorrowedFd<'static>; N]) -> Result<(), Errno> {
+/// Puts the descriptors given at 0, 1, 2, leaves the hold on a base where it is, and closes all others: nothing else of
+/// the host stays open in a process of the cell (they cannot be looked at or taken from outside this process, which is undumpable and has nobody's rights).
+fn keep_only<const N: usize>(
+    kept: [BorrowedFd<'static>; N],
+    hold: Option<BorrowedFd<'static>>,
+) -> Result<(), Errno> {
     for (number, fd) in (0_i32..).zip(kept) {
         process::move_descriptor(fd, number)?;
     }
-    process::close_from(u32::try_from(N).map_err(|_| Errno::INVAL)?)
+    let first = u32::try_from(N).map_err(|_| Errno::INVAL)?;
+    match hold {
+        Some(hold) => process::close_from_but(first, hold),
+        None => process::close_from(first),
+    }
 }
 
 /// No process in the cell, no waiter on the line, and the lock that keeps new ones out (rulings 6).
 fn nobody_is_left() -> bool {
     let lock = rustix::stdio::stdout();
-    if rustix::io::fcntl_getfd(lock).is_err() {
-        // A cell for one login: its waiter is gone, and that is all.
-        return true;
-    }
     if !matches!(process::kill(-1, 0), Err(Errno::SRCH)) {
         return false;
     }

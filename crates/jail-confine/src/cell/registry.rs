@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
 use jail_sys::process::leak;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, flock, mkdirat, openat, renameat, unlinkat};
@@ -369,6 +370,10 @@ fn digest(admission: &Admission) -> u64 {
     add(&admission.home);
     add(&admission.jail.identity.0.to_ne_bytes());
     add(&admission.jail.identity.1.to_ne_bytes());
+    if let Some(base) = &admission.jail.base {
+        add(base.path.as_os_str().as_bytes());
+        add(base.generation.as_bytes());
+    }
     hash
 }
 

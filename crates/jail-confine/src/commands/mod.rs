@@ -124,12 +124,12 @@ pub(crate) fn of_login(
 pub(crate) fn of_words(policy: &Policy, jail: &Jail, words: Vec<Vec<u8>>) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let word = words.first().map_or(&b""[..], Vec::as_slice);
     // Known by the name as well as by the file: one file may be many programs (git, busybox).
-    let named = programs::find(&jail.directory, word, environment::PATH.split(':'));
+    let named = jail.layers().find_map(|layer| programs::find(layer, word, environment::PATH.split(':')));
     let allowed = policy.commands.iter().find_map(|name| {
         if base(name.as_bytes()) != base(word) {
             return None;
         }
-        let listed = find_listed(&jail.directory, name)?;
+        let listed = jail.layers().find_map(|layer| find_listed(layer, name))?;
         let same = match &named {
             Some(named) => named.identity == listed.identity,
             None => !word.contains(&b'/'),

@@ -87,9 +87,43 @@ pub struct EntryFile {
     /// The sections that the jail was made from.
     #[serde(default)]
     pub sections: Vec<String>,
+    /// The base that the jail's own files lie over.
+    pub base: Option<AbsolutePath>,
     /// The union of what they ask for.
     #[serde(default)]
     pub entry: SectionEntry,
+}
+
+/// Which generation of a base is current; written by jail-init and jail-update.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseFile {
+    /// Of this format.
+    pub version: u32,
+    /// The name of its directory in the base.
+    pub generation: String,
+    /// The device that the directory is on.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+}
+
+impl BaseFile {
+    /// Reads what jail-init or jail-update wrote.
+    ///
+    /// # Errors
+    /// A file that is damaged or of another version, or names something else than a generation.
+    pub fn parse(bytes: &[u8], file: &str) -> Result<Self, BadFile> {
+        let base: Self = read(bytes, file)?;
+        if base.version != 1 {
+            return Err(BadFile(format!("{file}: version {} is not known here", base.version)));
+        }
+        let digits = base.generation.strip_prefix('g').unwrap_or_default();
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(BadFile(format!("{file}: generation '{}' is no 'g' and a number", base.generation)));
+        }
+        Ok(base)
+    }
 }
 
 /// The keys that a section may set: the network, the size of /tmp, and variables to let through.
@@ -171,6 +205,18 @@ mod tests {
         let latin = PolicyFile::parse(b"[default]\n# \xe4\n", "f").unwrap_err();
         assert_eq!(latin.to_string(), "f:2: not UTF-8");
         assert!(PolicyFile::parse(b"[default]\njail = \"/x\"\n", "f").is_err());
+    }
+
+    #[test]
+    fn a_generation_is_a_name_and_never_a_path() {
+        let of = |generation: &str| {
+            let text = format!("version = 1\ngeneration = \"{generation}\"\ndevice = 1\ninode = 2\n");
+            BaseFile::parse(text.as_bytes(), "f").map(|base| base.generation)
+        };
+        assert_eq!(of("g12").ok().as_deref(), Some("g12"));
+        for wrong in ["", "g", "../g1", "g1/..", "g1x", "12"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
