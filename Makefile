@@ -87,6 +87,7 @@ install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
 	    [ -d $$d ] || continue; to=$(SHARE)/$$(basename $$d); \
 	    (cd $$d && find . -type f) | while read -r f; do \
 	        mode=644; [ -x "$$d/$$f" ] && mode=755; install -D -m $$mode "$$d/$$f" "$$to/$$f"; done; done
+	@sed -i 's|/usr/local/sbin|$(PREFIX)/sbin|g' $(SHARE)/apt/* $(SHARE)/systemd/*
 	@if [ -e share/jail-sh.toml ] && [ ! -e $(ETC)/jail-sh.toml ]; then install -m 644 share/jail-sh.toml $(ETC)/jail-sh.toml; fi
 	@set -e; for page in $(MAN_DIR)/*.[0-9]; do [ -e $$page ] || continue; \
 	    install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$(basename $$page); done
