@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::{ArgGroup, CommandFactory, Parser};
 use jail_provision::check::{self, Finding};
 use jail_provision::error::{Error, Result};
+use jail_provision::host::RealHost;
 use jail_provision::jailroot::{Found, JailRoot};
 use jail_provision::manifest::Manifest;
 use jail_provision::state::{self, State};
-use jail_provision::{inventory, text};
+use jail_provision::{inventory, sbom, text};
 use serde_json::{Value, json};
 
 use crate::host::{self, Question, View};
@@ -62,6 +63,9 @@ pub struct Cli {
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
+    /// Check nothing; print the packages of the host that the jail's files come from, as CycloneDX JSON for a scanner
+    #[arg(long, conflicts_with_all = ["json", "all"])]
+    sbom: bool,
 }
 
 /// The command line, for man pages and completions.
@@ -85,6 +89,9 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<ExitCode> {
     if cli.host {
         return check_host(cli);
+    }
+    if cli.sbom {
+        return bill(cli);
     }
     let mut clean = true;
     let mut results = Vec::new();
@@ -117,6 +124,21 @@ fn check_host(cli: &Cli) -> Result<ExitCode> {
         (true, false) => ExitCode::FAILURE,
         (true, true) => ExitCode::SUCCESS,
     })
+}
+
+/// The bill of material of a jail; the files of its base are files of the jail.
+fn bill(cli: &Cli) -> Result<ExitCode> {
+    for mut manifest in manifests(cli)? {
+        if let Some(base) = &manifest.base {
+            let base =
+                State::of_jail(&state::base()?, &base.0).manifest()?.ok_or_else(|| no_manifest(&base.0))?;
+            for (path, record) in base.files {
+                manifest.files.entry(path).or_insert(record);
+            }
+        }
+        say::json(&sbom::cyclonedx(&manifest, &RealHost::system())?);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn manifests(cli: &Cli) -> Result<Vec<Manifest>> {

@@ -1,30 +1,40 @@
-//! jail-list: the jails of this host, their sections, size, accounts and processes.
+//! jail-list: the jails of this host, their sections, size, accounts, running cells and other processes.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use jail_provision::error::Result;
+use jail_provision::error::{Error, Result};
 use jail_provision::inventory::{self, Known};
-use jail_provision::manifest::{Manifest, What};
-use jail_provision::{state, text};
+use jail_provision::manifest::{Manifest, PathText, What};
+use jail_provision::state::{self, State};
+use jail_provision::text;
 use serde_json::{Value, json};
 
+use crate::cells::{self, Running};
 use crate::say;
 
 const EXAMPLE: &str = "\
 Example:
   jail-list
   jail-list --json
+  jail-list --sweep       clear away what ended cells left
 
 Exit status: 0 done, 1 the work failed, 2 usage.";
 
-/// List the jails of this host: sections, size, accounts, and processes inside.
+/// List the jails of this host: sections, size, accounts, running cells and other processes inside.
+///
+/// Size is told as what is the jail's own and what it shares: hard links with the host, files with its base.
 #[derive(Debug, Parser)]
 #[command(name = "jail-list", version, after_help = EXAMPLE, max_term_width = 100)]
 pub struct Cli {
     /// Print the list as JSON
     #[arg(long)]
     json: bool,
+    /// Clear away the control groups and the state of cells that have ended; for root, and for a timer
+    #[arg(long, conflicts_with = "json")]
+    sweep: bool,
 }
 
 /// The command line, for man pages and completions.
@@ -47,14 +57,33 @@ struct Told {
     own: u64,
     shared: u64,
     accounts: Vec<String>,
+    cells: Vec<Cell>,
     processes: Vec<u32>,
+    base: Option<String>,
+    generation: Option<String>,
+    /// Of a base: the jails that lie on it.
+    jails: Vec<String>,
+}
+
+/// What is told of one running cell.
+struct Cell {
+    user: String,
+    uid: u32,
+    pids: Vec<u32>,
+    memory: u64,
+    since: u64,
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
+    if cli.sweep {
+        return sweep();
+    }
+    let cells = cells::if_root()?;
+    let base = state::base()?;
     let mut told = Vec::new();
-    for Known { name, manifest, .. } in inventory::jails(&state::base()?)? {
+    for Known { name, manifest, .. } in inventory::jails(&base)? {
         match manifest {
-            Ok(manifest) => told.push(tell(&manifest)?),
+            Ok(manifest) => told.push(tell(&manifest, &name, &base, &cells)?),
             Err(error) => say::note(&format!("jail-list: {name}: {error}")),
         }
     }
@@ -69,7 +98,18 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(manifest: &Manifest) -> Result<Told> {
+/// Entries clear a little each; this clears all.
+fn sweep() -> Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::refused("cells and their control groups are root's to clear away")
+            .hint("sudo jail-list --sweep"));
+    }
+    let running = cells::sweep()?;
+    say::out(&format!("{} running; what others left is cleared away.\n", say::count(running, "cell")));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(manifest: &Manifest, name: &str, base: &Path, running: &[Running]) -> Result<Told> {
     let (mut own, mut shared) = (0, 0);
     for record in manifest.files.values() {
         let size = record.stamp.map_or(0, |stamp| stamp.1);
@@ -78,6 +118,21 @@ fn tell(manifest: &Manifest) -> Result<Told> {
             _ => own += size,
         }
     }
+    if let Some(below) = &manifest.base {
+        let below = State::of_jail(base, &below.0).manifest()?;
+        let files = below.iter().flat_map(|base| &base.files);
+        let in_base = files.filter(|(path, _)| !manifest.files.contains_key(path));
+        shared += in_base.map(|(_, record)| record.stamp.map_or(0, |stamp| stamp.1)).sum::<u64>();
+    }
+    let text_of = |path: &PathText| text::encode(&path.0);
+    let on_it = match manifest.generation {
+        Some(_) => jail_provision::base::jails_on(&manifest.jail.0, base)?,
+        None => Vec::new(),
+    };
+    let cells: Vec<Cell> = running.iter().filter(|cell| cell.jail == name).map(cell).collect();
+    let in_cells: BTreeSet<u32> = cells.iter().flat_map(|cell| cell.pids.iter().copied()).collect();
+    let mut processes = inventory::processes(manifest.device, manifest.inode);
+    processes.retain(|pid| !in_cells.contains(pid));
     Ok(Told {
         jail: text::encode(&manifest.jail.0),
         sections: manifest.sections.clone(),
@@ -85,14 +140,31 @@ fn tell(manifest: &Manifest) -> Result<Told> {
         own,
         shared,
         accounts: inventory::accounts(&manifest.jail.0)?,
-        processes: inventory::processes(manifest.device, manifest.inode),
+        cells,
+        processes,
+        base: manifest.base.as_ref().map(text_of),
+        generation: manifest.generation.clone(),
+        jails: on_it.iter().map(|jail| text::encode(jail)).collect(),
     })
+}
+
+fn cell(running: &Running) -> Cell {
+    let pids = cells::processes(running.pid);
+    let user = users::get_user_by_uid(running.uid).map(|user| user.name().to_string_lossy().into_owned());
+    Cell {
+        user: user.unwrap_or_else(|| running.uid.to_string()),
+        uid: running.uid,
+        memory: pids.iter().map(|pid| cells::memory(*pid)).sum(),
+        pids,
+        since: cells::began(running.started),
+    }
 }
 
 fn as_text(told: &Told) -> String {
     let mut out = format!("{}\n  sections   {}\n", told.jail, told.sections.join(", "));
     let shared = if told.shared > 0 {
-        format!(", {} shared with the host", say::size(told.shared))
+        let with = if told.base.is_some() { "its base" } else { "the host" };
+        format!(", {} shared with {with}", say::size(told.shared))
     } else {
         String::new()
     };
@@ -101,6 +173,24 @@ fn as_text(told: &Told) -> String {
         say::count(told.paths, "path"),
         say::size(told.own)
     ));
+    if let Some(base) = &told.base {
+        out.push_str(&format!("  base       {base}\n"));
+    }
+    if let Some(generation) = &told.generation {
+        out.push_str(&format!(
+            "  base of    {}, generation {generation}\n",
+            say::count(told.jails.len(), "jail")
+        ));
+    }
+    for cell in &told.cells {
+        out.push_str(&format!(
+            "  cell       {}: {} in memory, since {}, pids {}\n",
+            cell.user,
+            say::size(cell.memory),
+            say::ago(cell.since),
+            cell.pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+        ));
+    }
     let or_none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
     out.push_str(&format!("  accounts   {}\n", or_none(told.accounts.join(", "))));
     let pids: Vec<String> = told.processes.iter().map(u32::to_string).collect();
@@ -116,6 +206,16 @@ fn as_json(told: &Told) -> Value {
         "bytes": told.own,
         "bytes_shared": told.shared,
         "accounts": told.accounts,
+        "cells": told.cells.iter().map(|cell| json!({
+            "user": cell.user,
+            "uid": cell.uid,
+            "pids": cell.pids,
+            "memory": cell.memory,
+            "since": cell.since,
+        })).collect::<Vec<_>>(),
         "processes": told.processes,
+        "base": told.base,
+        "generation": told.generation,
+        "jails": told.jails,
     })
 }

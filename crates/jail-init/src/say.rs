@@ -78,6 +78,19 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// How long ago a time was, that is given in seconds since 1970: `3 min ago`.
+pub(crate) fn ago(then: u64) -> String {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (number, unit) = match now.saturating_sub(then) {
+        seconds @ 0..=119 => (seconds, "s"),
+        seconds @ 120..=7_199 => (seconds / 60, "min"),
+        seconds @ 7_200..=172_799 => (seconds / 3_600, "h"),
+        seconds => (seconds / 86_400, "days"),
+    };
+    format!("{number} {unit} ago")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

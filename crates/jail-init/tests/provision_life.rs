@@ -284,6 +284,40 @@ fn jail_check_finds_each_kind_of_fault() {
     scratch.run("jail-check", &["-j", text(&scratch.path("none"))]).fails(5, "has no manifest");
 }
 
+#[test]
+fn a_bill_of_material_names_the_packages() {
+    if !Path::new("/var/lib/dpkg/status").exists() {
+        eprintln!("skipped: this host is not Debian's");
+        return;
+    }
+    let (scratch, file) = made();
+    let run = scratch.on_jail("jail-check", &["--sbom"]).ok();
+    let bill: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!((bill["bomFormat"].as_str(), bill["specVersion"].as_str()), (Some("CycloneDX"), Some("1.5")));
+    let components = bill["components"].as_array().expect("components");
+    let coreutils = components.iter().find(|c| c["name"] == "coreutils").expect("cat is of coreutils");
+    let version = coreutils["version"].as_str().expect("a version");
+    let purl = coreutils["purl"].as_str().expect("a purl");
+    assert!(purl.starts_with("pkg:deb/debian/coreutils@") && purl.contains("arch="), "{purl}");
+    assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{version}");
+    assert!(
+        components
+            .iter()
+            .any(|c| c["type"] == "file" && c["name"].as_str().is_some_and(|n| n.ends_with(text(&file))))
+    );
+    // The same for a jail that has its files from a base.
+    let (base, jail) = (scratch.path("base"), scratch.path("site"));
+    let profiles = scratch.path("profiles");
+    scratch.run("jail-init", &["--as-base", "-j", text(&base), "-c", text(&profiles), "shell"]).ok();
+    scratch.run("jail-init", &["-j", text(&jail), "--base", text(&base)]).ok();
+    let run = scratch.run("jail-check", &["-j", text(&jail), "--sbom"]).ok();
+    assert!(run.out.contains("pkg:deb/debian/coreutils@"), "{run:#?}");
+    let list = scratch.run("jail-list", &[]).ok();
+    assert!(list.out.contains("base of    1 jail, generation g1"), "{list:#?}");
+    assert!(list.out.contains("shared with its base"), "{list:#?}");
+    scratch.run("jail-list", &["--sweep"]).fails(4, "root's to clear away");
+}
+
 fn find(dir: &Path, name: &str) -> PathBuf {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir) = todo.pop() {
