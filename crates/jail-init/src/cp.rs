@@ -11,7 +11,7 @@ use jail_provision::manifest::Options;
 use jail_provision::provision::Request;
 use jail_provision::{text, tree};
 
-use crate::run::Tool;
+use crate::run::{self, Tool};
 use crate::{report, say};
 
 const EXAMPLE: &str = "\
@@ -41,6 +41,9 @@ pub struct Cli {
     /// Hard-link instead of copying, for the whole jail; never done for set-uid files
     #[arg(short = 'k', long)]
     hardlink: bool,
+    /// Look for sections in this directory first, now and from now on
+    #[arg(short, long, value_name = "DIR")]
+    configfile: Option<PathBuf>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -72,6 +75,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         wishes: cli.paths.iter().map(|path| wish(path)).collect::<Result<_>>()?,
         options: Options { hard_links: cli.hardlink, devices: false },
         force: cli.force,
+        section_dir: cli.configfile.as_deref().map(run::section_dir).transpose()?,
         ..Request::new(&jail)
     })?;
     if cli.json {

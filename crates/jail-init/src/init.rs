@@ -130,6 +130,7 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         as_base: cli.as_base,
         force: cli.force,
         profiles: profiles?,
+        section_dir: cli.configfile.as_deref().map(run::section_dir).transpose()?,
         ..Request::new(&jail)
     };
     let tool = Tool::new("jail-init", cli.dry_run, cli.verbose && !cli.json)?;

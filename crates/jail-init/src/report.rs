@@ -188,6 +188,7 @@ pub(crate) fn as_json(done: &Done) -> Value {
         "steps": steps,
         "kept": kept,
         "notes": outlook.notes,
+        "broken": outlook.broken.iter().map(|error| error.message.clone()).collect::<Vec<_>>(),
         "entry": outlook.entry,
     })
 }

@@ -111,6 +111,12 @@ impl Tool {
     }
 }
 
+/// A directory of sections as it is remembered; checked like [`profiles`].
+pub(crate) fn section_dir(dir: &Path) -> Result<PathBuf> {
+    profiles(Some(dir))?;
+    std::path::absolute(dir).map_err(|e| Error::io("find", dir, e))
+}
+
 /// The standard sections, and before them those of `-c DIR`.
 pub(crate) fn profiles(dir: Option<&Path>) -> Result<Profiles> {
     let Some(dir) = dir else { return Ok(Profiles::standard()) };

@@ -1,10 +1,10 @@
 //! jail-update: brings jails in step with their host.
 //!
 //! It is the same plan as jail-init's, for the sections and wishes that a jail already has: changed, moved, gone and newly
-//! needed files. What is not in the manifest, or was changed in the jail, is never touched. A jail whose plan cannot be
-//! made (a program lost its library on the host) keeps the whole of its old, working set of files.
+//! needed files. What is not in the manifest, or was changed in the jail, is never touched. A program that the host cannot
+//! start any more keeps its old, working files in the jail, and is named.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -13,7 +13,7 @@ use jail_provision::provision::Request;
 use jail_provision::text;
 use serde_json::Value;
 
-use crate::run::{Done, Tool, Which};
+use crate::run::{self, Done, Tool, Which};
 use crate::{report, say};
 
 const EXAMPLE: &str = "\
@@ -21,7 +21,7 @@ Example:
   jail-update --dry-run --all     what would change
   jail-update -j /home/jail       change it
 
-Exit status: 0 done, 1 a jail could not be updated (and is as it was), 2 usage, 3 bad section, 4 refused as unsafe.";
+Exit status: 0 done, 1 a jail or a program in it keeps its old files, 2 usage, 3 bad section, 4 refused as unsafe.";
 
 /// Bring jails in step with the host: changed, moved, gone and newly needed files.
 ///
@@ -32,6 +32,9 @@ Exit status: 0 done, 1 a jail could not be updated (and is as it was), 2 usage, 
 pub struct Cli {
     #[command(flatten)]
     which: Which,
+    /// Look for sections in this directory first, now and from now on
+    #[arg(short, long, value_name = "DIR")]
+    configfile: Option<PathBuf>,
     /// Say what would be done, and do nothing
     #[arg(short, long)]
     dry_run: bool,
@@ -67,9 +70,17 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let mut results = Vec::new();
     for jail in cli.which.jails(&tool.base)? {
         match one(cli, &tool, &jail) {
-            Ok(done) if cli.json => results.push(report::as_json(&done)),
-            Ok(done) if cli.quiet && is_quiet(&done) => {}
-            Ok(done) => say::out(&report::changes(&done)),
+            Ok(done) => {
+                if cli.json {
+                    results.push(report::as_json(&done));
+                } else if !(cli.quiet && is_quiet(&done)) {
+                    say::out(&report::changes(&done));
+                }
+                for error in &done.outlook.broken {
+                    say::note(&format!("jail-update: {}: kept as it is: {error}", text::encode(&jail)));
+                    status = 1;
+                }
+            }
             // One jail's trouble must not keep the others from their updates.
             Err(error) => {
                 say::note(&format!("jail-update: {}: {error}", text::encode(&jail)));
@@ -89,5 +100,6 @@ fn is_quiet(done: &Done) -> bool {
 
 fn one(cli: &Cli, tool: &Tool, jail: &Path) -> Result<Done> {
     tool.require_manifest(jail)?;
-    tool.provision(&Request { force: cli.force, ..Request::new(jail) })
+    let section_dir = cli.configfile.as_deref().map(run::section_dir).transpose()?;
+    tool.provision(&Request { force: cli.force, keep_broken: true, section_dir, ..Request::new(jail) })
 }

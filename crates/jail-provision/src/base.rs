@@ -90,7 +90,7 @@ pub(crate) fn own_part(tree: Tree, base: &Manifest, hard_links: bool, owner: Own
         let node = tree.nodes.get(&path).cloned().unwrap_or_else(|| directory(owner, Why::EveryJail));
         kept.entry(path).or_insert(node);
     }
-    Tree { nodes: kept, notes: tree.notes }
+    Tree { nodes: kept, notes: tree.notes, broken: tree.broken }
 }
 
 fn directory(owner: Owner, why: Why) -> Node {

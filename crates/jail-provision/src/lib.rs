@@ -21,6 +21,7 @@ pub mod host;
 pub mod import;
 pub mod inventory;
 pub mod jailroot;
+mod keep;
 pub mod ldcache;
 mod loader_cache;
 pub mod manifest;

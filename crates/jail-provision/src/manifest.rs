@@ -200,6 +200,9 @@ pub struct Manifest {
     /// How it was made; kept, so that an update does it the same way.
     #[serde(default)]
     pub options: Options,
+    /// Where its sections are looked for first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_dir: Option<PathText>,
     /// The base whose files the jail's own few lie over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathText>,
@@ -245,6 +248,7 @@ impl Manifest {
             sections: Vec::new(),
             wishes: BTreeSet::new(),
             options: Options::default(),
+            section_dir: None,
             base: None,
             generation: None,
             entry: EntryNeeds::default(),

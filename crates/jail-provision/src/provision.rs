@@ -12,6 +12,7 @@ use crate::entry::{EntryNeeds, JailIdentity};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::jailroot::{Found, JailRoot};
+use crate::keep;
 use crate::manifest::{Manifest, Options, PathText, Record, What};
 use crate::plan::{self, Choices, Plan};
 use crate::profiles::Profiles;
@@ -41,6 +42,10 @@ pub struct Request {
     pub options: Options,
     /// Overwrite what was changed in the jail or was never ours.
     pub force: bool,
+    /// Where a program cannot be made to work any more, leave its old files and go on with the rest.
+    pub keep_broken: bool,
+    /// A directory of sections that wins over all others; remembered.
+    pub section_dir: Option<PathBuf>,
     /// Where sections are looked for.
     pub profiles: Profiles,
     /// Whether a power cut right after the run must not lose it; a cache does without.
@@ -60,6 +65,8 @@ impl Request {
             as_base: false,
             options: Options::default(),
             force: false,
+            keep_broken: false,
+            section_dir: None,
             profiles: Profiles::standard(),
             durable: true,
         }
@@ -85,6 +92,8 @@ pub struct Outlook {
     pub entry_reasons: BTreeMap<String, EntryNeeds>,
     /// The manifest as it is after the run (its files are those of the plan until then).
     pub manifest: Manifest,
+    /// Programs that keep their old files since the host cannot give new ones, and why.
+    pub broken: Vec<Error>,
     /// Whether even looking was not needed: nothing changed since the last run.
     pub unchanged: bool,
 }
@@ -213,6 +222,12 @@ fn run_base(
     let lock = state.lock(watcher.waiting)?;
     let now = state.manifest()?.unwrap_or_else(|| Manifest::new(&path));
     let outlook = look_at_base(request, state, &now, host)?;
+    if let Some(error) = outlook.broken.first() {
+        // A generation is made whole or not at all.
+        let hint =
+            format!("the base keeps its generation {}", now.generation.as_deref().unwrap_or("of before"));
+        return Err(error.clone().hint(hint));
+    }
     if outlook.plan.steps.is_empty() && now.generation.is_some() && state.base_path().exists() {
         // Only what was looked at is other than it was: nothing in the generation changes.
         let manifest = Manifest { files: outlook.plan.unchanged.clone(), ..outlook.manifest.clone() };
@@ -269,7 +284,8 @@ fn prepare(
     let base_path = request.base.clone().map(PathText).or_else(|| old.base.clone());
     let base = base_path.as_ref().map(|path| base::of_jail(&path.0, state)).transpose()?;
     let own = Own { sections: &sections, wishes: &wishes, base: base.as_ref() };
-    let wanted = own.wanted(request, options)?;
+    let mut wanted = own.wanted(request, &profiles_of(request, old), options)?;
+    wanted.keep_broken = request.keep_broken;
     let identity = jail.map(JailRoot::identity).transpose()?;
     let mut manifest = Manifest {
         jail: PathText(path.to_path_buf()),
@@ -277,6 +293,7 @@ fn prepare(
         wishes: wishes.clone(),
         options,
         base: base_path.clone(),
+        section_dir: section_dir(request, old),
         entry: wanted.entry.clone(),
         asked: wanted.asked,
         ..old.clone()
@@ -290,6 +307,7 @@ fn prepare(
         entry: wanted.entry.clone(),
         entry_reasons: wanted.entry_reasons.clone(),
         manifest: old.clone(),
+        broken: Vec::new(),
         unchanged: false,
     };
     if let Some(jail) = jail {
@@ -308,10 +326,32 @@ fn prepare(
     }
     manifest.seen = seen;
     let choices = Choices { force: request.force, hard_links: options.hard_links };
+    let held = match jail {
+        Some(jail) if !tree.broken.is_empty() => keep::hold(&mut tree, old, jail),
+        _ => BTreeSet::new(),
+    };
     outlook.plan = plan::plan(&tree, old, jail.map(|jail| jail as &dyn Host), choices)?;
+    keep::protect(&mut outlook.plan, &held, old);
+    if !tree.broken.is_empty() {
+        // The next run must look again, and say so again.
+        manifest.asked = None;
+        outlook.broken = tree.broken.into_iter().map(|broken| broken.error).collect();
+    }
     outlook.notes = tree.notes;
     outlook.manifest = manifest;
     Ok(outlook)
+}
+
+/// Where the administrator keeps the sections of this jail, if not where everybody looks.
+fn section_dir(request: &Request, old: &Manifest) -> Option<PathText> {
+    request.section_dir.clone().map(PathText).or_else(|| old.section_dir.clone())
+}
+
+fn profiles_of(request: &Request, old: &Manifest) -> Profiles {
+    match section_dir(request, old) {
+        Some(dir) => request.profiles.clone().with_first(&dir.0),
+        None => request.profiles.clone(),
+    }
 }
 
 /// What is asked of one jail itself.
@@ -329,7 +369,7 @@ impl Own<'_> {
 
     /// With the base's sections, if there are any of the jail's own: only together do they give the one cache of the
     /// loader, and the one reason for each path.
-    fn wanted(&self, request: &Request, options: Options) -> Result<Wanted> {
+    fn wanted(&self, request: &Request, profiles: &Profiles, options: Options) -> Result<Wanted> {
         let mut sections = Vec::new();
         if let Some(base) = self.base.filter(|_| !self.asks_nothing()) {
             sections.extend(base.sections.iter().filter(|s| !self.sections.contains(s)).cloned());
@@ -339,7 +379,7 @@ impl Own<'_> {
             Some(base) => base.wishes.union(self.wishes).cloned().collect(),
             None => self.wishes.clone(),
         };
-        let mut wanted = Wanted::new(&request.profiles.resolve(&sections)?, &wishes, options)
+        let mut wanted = Wanted::new(&profiles.resolve(&sections)?, &wishes, options)
             .with_directories(&request.directories);
         if let Some(base) = self.base {
             wanted.entry.join(&base.entry);

@@ -70,6 +70,17 @@ pub struct Tree {
     pub nodes: BTreeMap<PathBuf, Node>,
     /// What an administrator should know, in the order it was found.
     pub notes: Vec<String>,
+    /// What was asked for and cannot be had, where that is no end of the work.
+    pub broken: Vec<Broken>,
+}
+
+/// Something that was asked for and that the host cannot give any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Where it may lie in the jail, links and patterns not yet followed.
+    pub places: Vec<PathBuf>,
+    /// Why it cannot be had.
+    pub error: Error,
 }
 
 /// To whom the jail's files belong.
@@ -158,11 +169,26 @@ pub fn grow(host: &dyn Host, wanted: &Wanted, owner: Owner) -> Result<Tree> {
     };
     grower.skeleton()?;
     for item in &wanted.items {
-        grower.item(item)?;
-        grower.follow_needs()?;
+        if let Err(error) = grower.item(item).and_then(|()| grower.follow_needs()) {
+            if !wanted.keep_broken {
+                return Err(error);
+            }
+            grower.queue.clear();
+            grower.tree.broken.push(Broken { places: places(&item.ask), error });
+        }
     }
     grower.loader_cache();
     Ok(grower.tree)
+}
+
+/// Where a thing that was asked for may lie.
+fn places(ask: &Ask) -> Vec<PathBuf> {
+    match ask {
+        Ask::Command(name) => COMMAND_DIRS.iter().map(|dir| Path::new(dir).join(name)).collect(),
+        Ask::Path(path) => vec![PathBuf::from(path)],
+        Ask::Exactly(path) => vec![path.clone()],
+        _ => Vec::new(),
+    }
 }
 
 struct Grower<'h> {

@@ -68,6 +68,8 @@ pub struct Wanted {
     pub entry: EntryNeeds,
     /// For each need of the entry, the section that asked: for the closing words of jail-init.
     pub entry_reasons: BTreeMap<String, EntryNeeds>,
+    /// Whether what cannot be had is told at the end rather than being the end.
+    pub keep_broken: bool,
     /// Tells one set of questions from another.
     pub asked: Option<Digest>,
 }
