@@ -176,7 +176,7 @@ fn is_base(request: &Request, old: &Manifest, jail: Option<&JailRoot>) -> Result
             None => Ok(true),
         };
     }
-    let has_files = !old.files.is_empty() || jail.is_some_and(|jail| holds_something(jail));
+    let has_files = !old.files.is_empty() || jail.is_some_and(holds_something);
     if request.as_base && has_files {
         return Err(Error::refused(format!(
             "{} is no empty directory, so it can become no base",
