@@ -129,6 +129,8 @@ pub struct Admission {
 ///
 /// # Errors
 /// The first reason against it.
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
 pub fn decide(invocation: &Invocation) -> Result<Admission> {
     let of_host = |why: Untrusted| Refusal::new(What::Host, why.to_string());
     let root = Top::root(Trust::Root).map_err(of_host)?;

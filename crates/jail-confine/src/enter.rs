@@ -245,6 +245,8 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
 
 /// A cell of this login's own, or the one that all logins of the user share; with it the lock that keeps it alive until
 /// the session's program is executed.
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
 fn find_cell(
     admission: &Admission,
     entry: &Entry<'_>,
@@ -325,6 +327,8 @@ fn must_fit_the_base(admission: &Admission) -> Result<()> {
     }
 }
 
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
 fn prepare_exec(
     admission: &Admission,
     entry: &Entry<'_>,

@@ -15,6 +15,8 @@ use crate::trusted::{self, Trust};
 ///
 /// # Errors
 /// A profile that cannot be trusted, read or compiled; an unknown word in `unsafe`.
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
 pub(crate) fn compile(
     policy: &Policy,
     trust: Trust,

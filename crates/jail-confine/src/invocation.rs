@@ -115,6 +115,8 @@ pub fn standard(fd: i32) -> BorrowedFd<'static> {
 ///
 /// # Errors
 /// A call that is neither a login nor `-c COMMAND`, or a world that cannot be put in order.
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
 pub fn sanitize() -> Result<Invocation> {
     // Nobody with the caller's uid may look into this process or its children before exec
     // (CVE-2016-8659, CVE-2026-41163: a dumpable helper of a set-uid sandbox).

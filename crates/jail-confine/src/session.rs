@@ -34,6 +34,8 @@ pub(crate) struct Session<'a> {
 }
 
 /// Confines this process and becomes the user's program. Returns only what went wrong.
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
 pub(crate) fn start(session: &Session<'_>, notes: &mut Vec<String>) -> Failure {
     match confine(session, notes) {
         Err(refusal) => Failure::Refused(refusal),

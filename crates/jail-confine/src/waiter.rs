@@ -88,6 +88,7 @@ fn release_descriptors(terminal: Terminal, cell: &Cell) -> Result<()> {
 }
 
 fn watch_child(watch: &Watch) -> Result<i32> {
+    process::release_unused_stack();
     let child = watch.child.as_raw_nonzero().get();
     // The parent may have gone before we asked to be told.
     if watch.tie.is_cut() {

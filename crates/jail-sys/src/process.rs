@@ -331,6 +331,26 @@ pub fn close_all_but(kept: &mut [RawFd]) -> Result<(), Errno> {
     close_from(first)
 }
 
+/// Gives the pages of the stack that lie unused below the caller's frame back to the kernel: what was dirtied by deep calls
+/// stays allocated otherwise, for as long as the process only waits.
+pub fn release_unused_stack() {
+    const PAGE: usize = 4096;
+    // As far down as a main thread's stack ever grows by default; nothing else is mapped in the gap that the kernel keeps
+    // below it (stack_guard_gap), and what is not mapped is skipped.
+    const REACH: usize = 256 << 10;
+    let marker = 0_u8;
+    let here = std::ptr::from_ref(&marker) as usize;
+    // One page is left for this call's own frames.
+    let Some(end) = (here & !(PAGE - 1)).checked_sub(PAGE) else { return };
+    let Some(start) = end.checked_sub(REACH) else { return };
+    // SAFETY: the range lies below the page under the current frame, so it holds no live value of this thread; the
+    // processes that call this have one thread.
+    let result = unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    if result != 0 {
+        // ENOMEM: part of it was never mapped. Only memory is at stake.
+    }
+}
+
 /// Asks for `signal` when the parent dies (0: none). A change of uid clears it (prctl(2)).
 ///
 /// # Errors

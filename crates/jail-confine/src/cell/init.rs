@@ -63,6 +63,8 @@ fn close_the_door(privilege: Privilege, lifeline: &OwnedFd) -> bool {
     matches!(told, Ok(1)) && set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok()
 }
 
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
 fn prepare(blueprint: &Blueprint, groups: &Groups) -> Result<(), String> {
     // The limits hold for this process and all below it; seen from inside, the group is the root of all groups.
     groups.enter().map_err(|errno| format!("cannot enter the cell's control groups: {errno}"))?;
@@ -99,6 +101,7 @@ fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting, hold: Option<BorrowedFd
     if kept.is_err() {
         return;
     }
+    process::release_unused_stack();
     loop {
         let mut byte = [0_u8; 1];
         match rustix::io::read(LIFELINE, &mut byte) {

@@ -6,20 +6,50 @@ use super::table::SYSCALLS;
 /// Not a system call of this architecture.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// A name that lies in the table itself. A pointer to it would be relocated at every start of a position-independent
+/// program, which costs each process that stays with a session its own copy of the whole table.
+#[derive(Debug)]
+pub(super) struct Inline<const N: usize> {
+    length: u8,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Inline<N> {
+    /// Fails to compile if the name is too long.
+    #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "evaluated by the compiler")]
+    pub(super) const fn new(name: &str) -> Self {
+        let (from, mut bytes, mut at) = (name.as_bytes(), [0; N], 0);
+        while at < from.len() {
+            bytes[at] = from[at];
+            at += 1;
+        }
+        Self { length: at as u8, bytes }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
 /// One system call: its name, the kernel it came with and its number on each architecture (in the order of [`Arch`]).
 #[derive(Debug)]
 pub(super) struct Syscall {
-    pub(super) name: &'static str,
+    name: Inline<31>,
     pub(super) since: (u8, u8),
     numbers: [u32; 5],
 }
 
 /// Shortens the generated table.
-pub(super) const fn row(name: &'static str, since: (u8, u8), numbers: [u32; 5]) -> Syscall {
-    Syscall { name, since, numbers }
+pub(super) const fn row(name: &str, since: (u8, u8), numbers: [u32; 5]) -> Syscall {
+    Syscall { name: Inline::new(name), since, numbers }
 }
 
 impl Syscall {
+    pub(super) fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
     /// Its number on `arch`.
     pub(super) fn number(&self, arch: Arch) -> Option<u32> {
         self.numbers.get(arch.column()).copied().filter(|nr| *nr != NONE)
@@ -34,7 +64,7 @@ impl Name {
     /// Looks a name up.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        let at = SYSCALLS.binary_search_by(|row| row.name.cmp(name)).ok()?;
+        let at = SYSCALLS.binary_search_by(|row| row.name().cmp(name)).ok()?;
         u16::try_from(at).ok().map(Self)
     }
 
@@ -43,7 +73,7 @@ impl Name {
         let from = before.map_or(0, |b| b.0.saturating_add(1));
         for step in 0..4 {
             let near = Self(from.saturating_add(step));
-            match near.row().map(|row| row.name.cmp(name)) {
+            match near.row().map(|row| row.name().cmp(name)) {
                 Some(std::cmp::Ordering::Equal) => return Some(near),
                 Some(std::cmp::Ordering::Less) => {}
                 _ => break,
@@ -64,7 +94,7 @@ impl Name {
     /// The name as written in profiles.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        self.row().map_or("?", |row| row.name)
+        self.row().map_or("?", |row| row.name())
     }
 
     /// Its number on `arch`, if that has it.
@@ -97,7 +127,7 @@ mod tests {
 
     #[test]
     fn table_is_sorted_and_numbers_are_unique() {
-        assert!(SYSCALLS.windows(2).all(|w| w[0].name < w[1].name));
+        assert!(SYSCALLS.windows(2).all(|w| w[0].name() < w[1].name()));
         for arch in Arch::ALL {
             let mut numbers: Vec<u32> = Name::all().filter_map(|n| n.number(arch)).collect();
             let all = numbers.len();
