@@ -72,6 +72,10 @@ test-cgroup2: ## limits by cgroup version 2, on a Debian in a virtual machine (s
 test-systemd: ## logins on a host that systemd runs, booted by systemd-nspawn (slow, root)
 	@tests/systemd
 
+test-fleet: ## the Ansible role against three hosts made on this machine (slow, root)
+	$(CARGO) build --locked -q -p jail-init -p jail-user
+	@tests/fleet
+
 install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
 	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS) $(BIN_PROGRAMS)) $(JAIL_SH); do \
 	    [ -x $$p ] || { echo "make install: '$$p' is not built: run 'make build' first" >&2; exit 1; }; done

@@ -15,7 +15,7 @@ import sys
 SRV = pathlib.Path("/srv")
 STATE = pathlib.Path("/var/lib/jailwright")
 FIRST_UID = 61000
-PROGRAMS = ["jail-init", "jail-cp", "jail-update", "jail-check", "jail-list", "jail-user", "jail-run", "jail-sh"]
+PROGRAMS = ["jail-init", "jail-cp", "jail-update", "jail-check", "jail-list", "jail-export", "jail-user", "jail-run", "jail-sh"]
 
 
 class Refused(Exception):

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use jail_confine::policy::values::Size;
 use jail_provision::error::{Error, Result};
 use jail_provision::host::Host as _;
 use jail_provision::jailroot::{Found, JailRoot};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::report::wrap;
 use crate::run::{self, Tool};
-use crate::{import, remove, report, say};
+use crate::{image, import, remove, report, say};
 
 const EXAMPLE: &str = "\
 Example:
@@ -25,6 +26,7 @@ Example:
   jail-user -m -j /home/jail dave              put dave into it
   jail-init --as-base -j /srv/base basicshell  one set of files …
   jail-init -j /srv/site42 --base /srv/base    … for a thousand jails
+  jail-init -j /srv/app --from-oci app.tar     make a jail of an OCI image
 
 Exit status: 0 done, 1 the work failed, 2 usage, 3 bad section, 4 refused as unsafe.";
 
@@ -82,6 +84,12 @@ pub struct Cli {
     /// Turn jailkit's jk_init.ini into sections, in the directory of -c or else in /etc/jailwright/profiles
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "jail", "remove", "moved_from", "explain", "list"])]
     import: Option<PathBuf>,
+    /// Make the jail of an OCI image (a file or a layout directory), or bring one made so up to date with it
+    #[arg(long, value_name = "FILE.tar", conflicts_with_all = ["sections", "remove", "moved_from", "explain", "list", "import"])]
+    from_oci: Option<PathBuf>,
+    /// Refuse an image that unpacks to more than this (each entry counts as 4K at least)
+    #[arg(long, value_name = "SIZE", requires = "from_oci", default_value = "4G")]
+    max_size: Size,
     /// Say why a path is in the jail
     #[arg(long, value_name = "PATH")]
     explain: Option<PathBuf>,
@@ -120,6 +128,9 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
     if cli.remove {
         return remove::remove(&jail, cli.dry_run);
     }
+    if let Some(file) = &cli.from_oci {
+        return from_image(file, &jail, &cli);
+    }
     if let Some(old) = &cli.moved_from {
         remove::take_over(&jail, old)?;
     }
@@ -142,6 +153,21 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         say::json(&report::as_json(&done));
     } else {
         say::out(&report::whole(&done));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn from_image(file: &Path, jail: &Path, cli: &Cli) -> Result<ExitCode> {
+    let tool = Tool::new("jail-init", cli.dry_run, cli.verbose && !cli.json)?;
+    let (max, force, dry_run) = (cli.max_size.0, cli.force, cli.dry_run);
+    let outcome = image::import(
+        &image::Request { file, jail, max, force, dry_run, verbose: cli.verbose && !cli.json },
+        &tool,
+    )?;
+    if cli.json {
+        say::json(&outcome.as_json());
+    } else {
+        say::out(&outcome.report());
     }
     Ok(ExitCode::SUCCESS)
 }

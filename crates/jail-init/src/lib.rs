@@ -10,6 +10,7 @@ pub mod check;
 pub mod cp;
 pub mod export;
 pub mod host;
+pub mod image;
 mod import;
 pub mod init;
 pub mod list;

@@ -99,7 +99,7 @@ fn cause_words(cause: Cause) -> &'static str {
     }
 }
 
-fn why_kept(kept: Kept) -> &'static str {
+pub(crate) fn why_kept(kept: Kept) -> &'static str {
     match kept {
         Kept::Changed => "changed in the jail since it was put there (-f overwrites it)",
         Kept::Foreign => "not put there by us (-f overwrites it)",

@@ -339,6 +339,71 @@ impl JailRoot {
         })
     }
 
+    /// Writes a file whose content comes from elsewhere than the host's files, an archive for one; `None` if it ended early.
+    ///
+    /// # Errors
+    /// A system call failed, or the content cannot be read.
+    pub fn write_from(
+        &self,
+        inner: &Path,
+        content: &mut dyn io::Read,
+        size: u64,
+        meta: Meta,
+        mtime: i64,
+    ) -> Result<Option<Written>> {
+        self.doing("write", inner, || {
+            let temporary = self.temporary(inner)?;
+            let mut buffer = self.buffer();
+            if buffer.len() < CHUNK {
+                buffer.resize(CHUNK, 0);
+            }
+            let mut hash = Sha256::new();
+            let mut done: u64 = 0;
+            while done < size {
+                let take = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
+                let got = match content.read(&mut buffer[..take]) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    other => other?,
+                };
+                if got == 0 {
+                    return Ok(None);
+                }
+                hash.update(&buffer[..got]);
+                write_all_at(&temporary.fd, &buffer[..got], done)?;
+                done += got as u64;
+            }
+            self.give_back(buffer);
+            temporary.set_owner_and_mode(meta)?;
+            set_mtime(&temporary.fd, Time { sec: mtime, nsec: 0 })?;
+            if size >= WORTH_AN_EARLY_START {
+                // Only a hint: whether it is on the disk is what JailRoot::sync asks.
+                jail_sys::disk::begin_writing(temporary.fd.as_fd()).unwrap_or_default();
+            }
+            let stat = temporary.put_in_place(meta)?;
+            Ok(Some(Written { digest: Digest(hash.finalize().into()), stat, source: None }))
+        })
+    }
+
+    /// Makes a second name of a regular file of the jail.
+    ///
+    /// # Errors
+    /// A system call failed, or the first name is no regular file.
+    pub fn link_inside(&self, inner: &Path, first: &Path) -> Result<()> {
+        self.doing("link", inner, || {
+            let (from, old) = self.parent(first)?;
+            if !stat_at(&from.fd, old)?.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+            let (dir, name) = self.parent(inner)?;
+            let temporary = temporary_name(name);
+            unlink_if_there(&dir.fd, &temporary)?;
+            retry(|| fs::linkat(&from.fd, old, &dir.fd, &temporary, AtFlags::empty()))?;
+            retry(|| fs::renameat(&dir.fd, &temporary, &dir.fd, name))?;
+            // Renaming a link onto another name of the same file does nothing and leaves both.
+            unlink_if_there(&dir.fd, &temporary)
+        })
+    }
+
     /// Makes a hard link to a file of the host; `None` if that cannot or must not be done and a copy is due: another file
     /// system, a set-uid file or one with capabilities, or a file that the caller may not link.
     ///

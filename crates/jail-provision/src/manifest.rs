@@ -57,6 +57,8 @@ pub enum Why {
     WayTo(PathText),
     /// Every jail has it.
     EveryJail,
+    /// It is part of the image that the jail was made from.
+    Image,
 }
 
 impl fmt::Display for Why {
@@ -65,6 +67,7 @@ impl fmt::Display for Why {
             Self::Section(name) => write!(f, "section {name}"),
             Self::Wish(path) => write!(f, "asked for: {}", text::encode(&path.0)),
             Self::EveryJail => f.write_str("every jail has it"),
+            Self::Image => f.write_str("the image that the jail was made from"),
             Self::NeededBy(path)
             | Self::InterpreterOf(path)
             | Self::LinkedFrom(path)
@@ -84,7 +87,7 @@ impl Why {
             | Self::LinkedFrom(path)
             | Self::InTree(path)
             | Self::WayTo(path) => Some(&path.0),
-            Self::Section(_) | Self::Wish(_) | Self::EveryJail => None,
+            Self::Section(_) | Self::Wish(_) | Self::EveryJail | Self::Image => None,
         }
     }
 }
@@ -218,11 +221,37 @@ pub struct Manifest {
     /// Paths that a run was about to make; empty once it has ended.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub pending: BTreeSet<PathText>,
+    /// The image that the jail was made from, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageOrigin>,
     /// Every path that is ours.
     pub files: BTreeMap<PathText, Record>,
     /// What planning looked at.
     #[serde(default)]
     pub seen: Seen,
+}
+
+/// An image that became a jail, and what it says of how to be started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageOrigin {
+    /// Digest of the image's manifest; `None` only while a run is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// What the image was called.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The user it names.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// Its entrypoint and command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Its variables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Its working directory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
 }
 
 /// The choices of a jail that are not sections.
@@ -254,6 +283,7 @@ impl Manifest {
             entry: EntryNeeds::default(),
             asked: None,
             pending: BTreeSet::new(),
+            image: None,
             files: BTreeMap::new(),
             seen: Seen::default(),
         }

@@ -271,6 +271,12 @@ fn prepare(
     jail: Option<&JailRoot>,
     host: &dyn Host,
 ) -> Result<Outlook> {
+    if old.image.is_some() {
+        return Err(Error::refused(format!("{} was made from an image", text::quote(path))).hint(
+            "mixed with the host's files its programs would break: 'jail-init --from-oci' brings it up to date, and a \
+             section belongs into a jail of its own",
+        ));
+    }
     let mut sections = old.sections.clone();
     sections.extend(request.sections.iter().filter(|s| !old.sections.contains(s)).cloned());
     let mut seen_names = BTreeSet::new();
@@ -403,7 +409,9 @@ fn nothing_changed(old: &Manifest, jail: &JailRoot, host: &dyn Host, asks_nothin
         && old.files.iter().all(|(path, record)| as_left(jail, &path.0, record))
 }
 
-pub(crate) fn as_left(jail: &dyn Host, path: &Path, record: &Record) -> bool {
+/// Whether a path is as its record says: by lstat, reading no content but accounts'.
+#[must_use]
+pub fn as_left(jail: &dyn Host, path: &Path, record: &Record) -> bool {
     let Ok(stat) = jail.lstat(path) else { return false };
     let meta = (stat.uid, stat.gid, stat.mode) == (record.uid, record.gid, record.mode);
     match &record.what {
@@ -466,7 +474,10 @@ fn carry_out(
 }
 
 /// entry.toml, for jail-sh; written only if it differs.
-pub(crate) fn write_entry(manifest: &Manifest, state: &State) -> Result<()> {
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_entry(manifest: &Manifest, state: &State) -> Result<()> {
     if manifest.generation.is_some() {
         // Nobody enters a base itself.
         return Ok(());

@@ -7,7 +7,7 @@ mod archive;
 mod cache;
 mod contents;
 mod cpio;
-mod digesting;
+pub(crate) mod digesting;
 mod kubernetes;
 mod layout;
 mod output;

@@ -1,0 +1,264 @@
+//! From the merged tree of an image to a jail: what differs is decided first, then written, all of it through `JailRoot`.
+//!
+//! As with sections, nothing is touched that is not ours: what was changed in the jail since the last import, or was never
+//! put there by us, stays unless the administrator says `-f`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use jail_provision::apply::Progress;
+use jail_provision::error::{Error, Result};
+use jail_provision::host::{Host as _, Stat};
+use jail_provision::jailroot::{JailRoot, Meta, Removed};
+use jail_provision::manifest::{Manifest, PathText, Record, Stamp, What as Is, Why};
+use jail_provision::plan::Kept;
+use jail_provision::{provision, text};
+
+use super::layer::{Budget, Item};
+use super::merge::{Tree, What};
+use super::{Image, unpacked};
+
+/// What has to be done to the jail.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    /// Paths to be written, parents first.
+    pub(super) write: BTreeSet<PathBuf>,
+    /// Paths of an older image that this one lacks.
+    pub(super) remove: BTreeSet<PathBuf>,
+    /// What is left as it is, and why.
+    pub(super) kept: BTreeMap<PathBuf, Kept>,
+    /// Records of what needs nothing.
+    pub(super) unchanged: BTreeMap<PathText, Record>,
+}
+
+/// Holds the tree against the jail.
+pub(super) fn compare(tree: &Tree, old: &Manifest, jail: Option<&JailRoot>, force: bool) -> Differences {
+    let mut differences = Differences::default();
+    for path in tree.nodes.keys() {
+        one(tree, path, old, jail, force, &mut differences);
+    }
+    let Some(jail) = jail else { return differences };
+    for (path, record) in &old.files {
+        if tree.nodes.contains_key(below_root(&path.0)) {
+            continue;
+        }
+        match jail.lstat(&path.0) {
+            Err(_) => {}
+            Ok(_) if force || provision::as_left(jail, &path.0, record) => {
+                differences.remove.insert(path.0.clone());
+            }
+            Ok(_) => drop(differences.kept.insert(path.0.clone(), Kept::Changed)),
+        }
+    }
+    differences
+}
+
+fn below_root(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn inner(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+fn one(
+    tree: &Tree,
+    path: &Path,
+    old: &Manifest,
+    jail: Option<&JailRoot>,
+    force: bool,
+    differences: &mut Differences,
+) {
+    let at = inner(path);
+    let key = PathText(at.clone());
+    let there = jail.and_then(|jail| Some((jail, jail.lstat(&at).ok()?)));
+    let Some((jail, there)) = there else {
+        differences.write.insert(path.to_path_buf());
+        return;
+    };
+    let is_directory = tree.nodes.get(path).is_some_and(|node| node.what == What::Directory);
+    match old.files.get(&key) {
+        _ if force || old.pending.contains(&key) => drop(differences.write.insert(path.to_path_buf())),
+        // A directory of the administrator's serves as it is.
+        None if is_directory && there.is_dir() => {}
+        None => drop(differences.kept.insert(at, Kept::Foreign)),
+        Some(record) if !provision::as_left(jail, &at, record) => {
+            differences.kept.insert(at, Kept::Changed);
+            differences.unchanged.insert(key, record.clone());
+        }
+        Some(record) if wants_the_same(tree, path, record) => {
+            differences.unchanged.insert(key, record.clone());
+        }
+        Some(_) => drop(differences.write.insert(path.to_path_buf())),
+    }
+}
+
+fn wants_the_same(tree: &Tree, path: &Path, record: &Record) -> bool {
+    let Some(node) = tree.nodes.get(path) else { return false };
+    let meta = owned(node.meta);
+    let same_meta = (meta.uid, meta.gid, meta.mode) == (record.uid, record.gid, record.mode);
+    match (&node.what, &record.what) {
+        (What::Directory, Is::Directory) => same_meta,
+        (What::Symlink(target), Is::Symlink { target: old }) => *target == old.0,
+        (What::File(n), Is::File { digest, .. }) => {
+            same_meta && tree.files.get(*n).and_then(|file| file.digest) == Some(*digest)
+        }
+        _ => false,
+    }
+}
+
+/// Without root everything belongs to the caller.
+fn owned(meta: Meta) -> Meta {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if uid.is_root() { meta } else { Meta { uid: uid.as_raw(), gid: gid.as_raw(), ..meta } }
+}
+
+/// Writes what differs; answers the records of what is there then.
+///
+/// # Errors
+/// A step failed; the next run finishes the work.
+pub(super) fn place(
+    image: &Image<'_>,
+    tree: &Tree,
+    differences: &Differences,
+    jail: &JailRoot,
+    progress: &mut dyn Progress,
+) -> Result<BTreeMap<PathText, Record>> {
+    let mut placing = Placing { tree, jail, records: differences.unchanged.clone() };
+    // Children first; a directory in which something else lies stays.
+    for path in differences.remove.iter().rev() {
+        let (Removed::Gone | Removed::InUse) = jail.remove(path)?;
+    }
+    for path in &differences.write {
+        placing.way(path)?;
+        progress.step(path, 0);
+    }
+    placing.files(image, &differences.write, progress)?;
+    // Last: nothing could be written into a directory that its owner may not write.
+    for path in differences.write.iter().rev() {
+        placing.finish_directory(path)?;
+    }
+    Ok(placing.records)
+}
+
+struct Placing<'a> {
+    tree: &'a Tree,
+    jail: &'a JailRoot,
+    records: BTreeMap<PathText, Record>,
+}
+
+impl Placing<'_> {
+    /// Directories, so that there is a place for the rest, and links.
+    fn way(&mut self, path: &Path) -> Result<()> {
+        let Some(node) = self.tree.nodes.get(path) else { return Ok(()) };
+        let (at, meta) = (inner(path), owned(node.meta));
+        let directory = node.what == What::Directory;
+        if self.jail.lstat(&at).is_ok_and(|there| there.is_dir() != directory) {
+            if let Removed::InUse = self.jail.remove(&at)? {
+                return Err(Error::failed(format!(
+                    "a directory with things that are not the image's stands at {}",
+                    text::quote(&self.jail.outside(&at))
+                ))
+                .hint("move it away and run the command again"));
+            }
+        }
+        match &node.what {
+            What::Directory => {
+                self.jail.make_directory(&at, Meta { mode: 0o755, ..meta })?;
+            }
+            What::Symlink(target) => {
+                self.jail.symlink(&at, target, meta)?;
+                self.record(&at, Is::Symlink { target: PathText(target.clone()) }, meta, None);
+            }
+            What::File(_) => {}
+        }
+        Ok(())
+    }
+
+    fn finish_directory(&mut self, path: &Path) -> Result<()> {
+        let Some(node) = self.tree.nodes.get(path).filter(|node| node.what == What::Directory) else {
+            return Ok(());
+        };
+        let (at, meta) = (inner(path), owned(node.meta));
+        self.jail.make_directory(&at, meta)?;
+        self.record(&at, Is::Directory, meta, None);
+        Ok(())
+    }
+
+    /// Every layer is read once more; what is wanted of it is written under all its names.
+    fn files(
+        &mut self,
+        image: &Image<'_>,
+        write: &BTreeSet<PathBuf>,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let mut names: HashMap<(usize, usize), Vec<&PathBuf>> = HashMap::new();
+        for path in write {
+            if let Some(What::File(n)) = self.tree.nodes.get(path).map(|node| &node.what) {
+                let content = &self.tree.files[*n];
+                names.entry((content.layer, content.number)).or_default().push(path);
+            }
+        }
+        for (layer, descriptor) in image.manifest.layers.iter().enumerate() {
+            if !names.keys().any(|(of, _)| *of == layer) {
+                continue;
+            }
+            let mut stream = unpacked(image.layout, descriptor)?;
+            // Counted when the tree was made.
+            let mut budget = Budget::new(u64::MAX / 4);
+            let mut trouble = None;
+            let read = super::layer::read(&mut stream, &mut budget, &mut |number, _: Item, content| {
+                let Some(paths) = names.get(&(layer, number)) else { return Ok(()) };
+                self.file(paths, content, progress).map_err(|error| {
+                    let sentence = error.message.clone();
+                    trouble = Some(error);
+                    sentence
+                })
+            });
+            match (trouble, read) {
+                (Some(error), _) => return Err(error),
+                (None, Err(why)) => return Err(image.layout.bad(why)),
+                (None, Ok(())) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        paths: &[&PathBuf],
+        content: &mut dyn std::io::Read,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let Some((first, others)) = paths.split_first() else { return Ok(()) };
+        let Some(node) = self.tree.nodes.get(*first) else { return Ok(()) };
+        let What::File(n) = node.what else { return Ok(()) };
+        let (file, meta, at) = (&self.tree.files[n], owned(node.meta), inner(first));
+        let written = self.jail.write_from(&at, content, file.size, meta, file.mtime)?.ok_or_else(|| {
+            Error::failed(format!("the image ends in the middle of {}", text::quote(first)))
+        })?;
+        for other in others {
+            self.jail.link_inside(&inner(other), &at)?;
+        }
+        let what = Is::File { digest: written.digest, linked: false };
+        // A new name changes the ctime of all.
+        let stat = if others.is_empty() { written.stat } else { self.look(&at)? };
+        for path in paths {
+            self.record(&inner(path), what.clone(), meta, Some(&stat));
+            progress.step(path, 0);
+        }
+        progress.step(first, file.size);
+        Ok(())
+    }
+
+    fn look(&self, at: &Path) -> Result<Stat> {
+        self.jail.lstat(at).map_err(|e| Error::io("stat", &self.jail.outside(at), e))
+    }
+
+    fn record(&mut self, at: &Path, what: Is, meta: Meta, stat: Option<&Stat>) {
+        let Meta { uid, gid, mode } = meta;
+        let record =
+            Record { what, uid, gid, mode, source: None, stamp: stat.map(Stamp::from), why: Why::Image };
+        self.records.insert(PathText(at.to_path_buf()), record);
+    }
+}
