@@ -2,6 +2,7 @@
 //!
 //! `JAIL_UNDER_TEST=none` runs the same tests against plain accounts with /bin/bash: the control.
 
+mod adopted;
 mod agent;
 mod bases;
 mod command;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     jailwright_tests::suite(&[
         agent::TESTS,
+        adopted::TESTS,
         bases::TESTS,
         command::TESTS,
         commands::TESTS,

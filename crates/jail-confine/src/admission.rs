@@ -503,8 +503,10 @@ fn shell_of(jail: &Jail, inside: Option<&passwd::Entry<'_>>, policy: &Policy) ->
         return entry.shell.to_vec();
     }
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let bash = openat2(&jail.directory, "bin/bash", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
-    if bash.is_ok() { b"/bin/bash".to_vec() } else { b"/bin/sh".to_vec() }
+    let has_bash = |layer: &OwnedFd| {
+        openat2(layer, "bin/bash", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).is_ok()
+    };
+    if jail.layers().any(has_bash) { b"/bin/bash".to_vec() } else { b"/bin/sh".to_vec() }
 }
 
 /// Groups whose members own the host by another way: block devices, password hashes, container engines, other

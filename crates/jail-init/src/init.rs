@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::report::wrap;
 use crate::run::{self, Tool};
-use crate::{image, import, remove, report, say};
+use crate::{adopt, image, import, remove, report, say};
 
 const EXAMPLE: &str = "\
 Example:
@@ -90,6 +90,9 @@ pub struct Cli {
     /// Refuse an image that unpacks to more than this (each entry counts as 4K at least)
     #[arg(long, value_name = "SIZE", requires = "from_oci", default_value = "4G")]
     max_size: Size,
+    /// Take over a jail that jailkit made: what in it is the host's is kept in step from then on, the rest is left alone
+    #[arg(long, conflicts_with_all = ["remove", "moved_from", "explain", "base", "as_base", "configfile", "import", "from_oci", "list"])]
+    adopt: bool,
     /// Say why a path is in the jail
     #[arg(long, value_name = "PATH")]
     explain: Option<PathBuf>,
@@ -145,6 +148,12 @@ fn run(mut cli: Cli) -> Result<ExitCode> {
         ..Request::new(&jail)
     };
     let tool = Tool::new("jail-init", cli.dry_run, cli.verbose && !cli.json)?;
+    if cli.adopt {
+        adopt::adopt(&jail, &request.sections, &tool)?;
+        if cli.dry_run {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     if request.sections.is_empty() && request.base.is_none() {
         require_sections(&jail, &tool)?;
     }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod cells;
 pub mod check;
 pub mod cp;

@@ -99,7 +99,10 @@ fn is_quiet(done: &Done) -> bool {
 }
 
 fn one(cli: &Cli, tool: &Tool, jail: &Path) -> Result<Done> {
-    tool.require_manifest(jail)?;
+    // Of --all, every jail has a manifest; one whose directory is gone must not be made anew.
+    if cli.which.jail.is_some() || jail.symlink_metadata().is_err() {
+        tool.require_manifest(jail)?;
+    }
     let section_dir = cli.configfile.as_deref().map(run::section_dir).transpose()?;
     tool.provision(&Request { force: cli.force, keep_broken: true, section_dir, ..Request::new(jail) })
 }

@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::digest::Digest;
 use crate::entry::toml_string;
 use crate::error::{Error, Result};
+use crate::host::{Host as _, RealHost};
 use crate::jailroot::Meta;
-use crate::manifest::{Manifest, PathText, What, Why};
+use crate::manifest::{Manifest, PathText, Stamp, What, Why};
 use crate::plan;
 use crate::state::State;
 use crate::takedown;
@@ -24,7 +26,25 @@ use crate::text;
 use crate::tree::{Content, Node, Owner, Tree};
 
 /// The base of a jail, as its state says it is now.
-pub(crate) fn of_jail(path: &Path, state: &State) -> Result<Manifest> {
+///
+/// A run over a thousand jails on one base reads it once: it is read again only when its file is another.
+pub(crate) fn of_jail(path: &Path, state: &State) -> Result<Arc<Manifest>> {
+    static READ: Mutex<BTreeMap<PathBuf, (Stamp, Arc<Manifest>)>> = Mutex::new(BTreeMap::new());
+    let file = state.of_other(path).manifest_path();
+    let Ok(stat) = RealHost::system().lstat(&file) else { return read(path, state).map(Arc::new) };
+    let stamp = Stamp::from(&stat);
+    let mut read_before = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((old, manifest)) = read_before.get(&file) {
+        if *old == stamp {
+            return Ok(Arc::clone(manifest));
+        }
+    }
+    let manifest = Arc::new(read(path, state)?);
+    read_before.insert(file, (stamp, Arc::clone(&manifest)));
+    Ok(manifest)
+}
+
+fn read(path: &Path, state: &State) -> Result<Manifest> {
     if path.to_str().is_none() {
         return Err(Error::usage(format!("the base's path {} is not UTF-8 text", text::quote(path))));
     }

@@ -289,7 +289,7 @@ fn prepare(
     };
     let base_path = request.base.clone().map(PathText).or_else(|| old.base.clone());
     let base = base_path.as_ref().map(|path| base::of_jail(&path.0, state)).transpose()?;
-    let own = Own { sections: &sections, wishes: &wishes, base: base.as_ref() };
+    let own = Own { sections: &sections, wishes: &wishes, base: base.as_deref() };
     let mut wanted = own.wanted(request, &profiles_of(request, old), options)?;
     wanted.keep_broken = request.keep_broken;
     let identity = jail.map(JailRoot::identity).transpose()?;

@@ -598,7 +598,7 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 /// `libc.so.6`, `pam_unix.so`, `List/Util.so`: libraries need no execute bit.
-fn looks_like_a_library(path: &Path) -> bool {
+pub(crate) fn looks_like_a_library(path: &Path) -> bool {
     let name = path.file_name().unwrap_or(OsStr::new("")).as_bytes();
     name.ends_with(b".so") || name.windows(4).any(|w| w == b".so.")
 }
