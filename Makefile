@@ -28,7 +28,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-attack test-distros test-fresh test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh probe static man demo test test-attack test-mutations test-distros test-fresh test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ test: ## every test but the slow ones; as root also those with real logins
 
 test-attack: ## the attack suite alone, under every policy (root)
 	@tests/run attack
+
+test-mutations: ## take each rule of the entry out once and see a test notice (slow, root)
+	@tests/mutations
 
 test-distros: ## the sections' programs in a debootstrap'ed Debian 13 (slow, root)
 	@tests/distros
