@@ -85,7 +85,7 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "jail", "remove", "moved_from", "explain", "list"])]
     import: Option<PathBuf>,
     /// Make the jail of an OCI image (a file or a layout directory), or bring one made so up to date with it
-    #[arg(long, value_name = "FILE.tar", conflicts_with_all = ["sections", "remove", "moved_from", "explain", "list", "import"])]
+    #[arg(long, value_name = "FILE.tar", conflicts_with_all = ["sections", "remove", "moved_from", "explain", "list", "import", "base", "as_base"])]
     from_oci: Option<PathBuf>,
     /// Refuse an image that unpacks to more than this (each entry counts as 4K at least)
     #[arg(long, value_name = "SIZE", requires = "from_oci", default_value = "4G")]

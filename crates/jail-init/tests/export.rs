@@ -353,6 +353,21 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(scratch.everything(), before);
 }
 
+/// Its own few files are not the jail: an archive of them would start nowhere, and say nothing of why.
+#[test]
+fn a_jail_on_a_base_is_not_half_exported() {
+    let scratch = made();
+    let states = scratch.path("state/jailwright");
+    let name = names(&states).pop_first().expect("the jail's state");
+    let manifest = states.join(name).join("manifest.json");
+    let mut value = json(&manifest);
+    value["base"] = "/srv/base".into();
+    std::fs::write(&manifest, value.to_string()).expect("written");
+    let archive = out(&scratch).join("jail.tar");
+    export(&scratch, &["--tar", text(&archive)]).fails(4, "lies over the base '/srv/base'");
+    assert!(!archive.exists());
+}
+
 #[test]
 fn usage_is_refused_with_what_to_do() {
     let scratch = made();

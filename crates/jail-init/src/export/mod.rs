@@ -183,6 +183,18 @@ fn open(path: &Path) -> Result<Subject> {
     let Some(manifest) = state.manifest()? else {
         return Err(Error::failed(format!("{} has no manifest", text::quote(path))));
     };
+    if let Some(base) = &manifest.base {
+        return Err(Error::refused(format!(
+            "{} lies over the base {}, and an archive of its own few files would be none of the jail",
+            text::quote(path),
+            text::quote(&base.0)
+        ))
+        .hint("make a jail of the same sections without --base, and export that"));
+    }
+    if manifest.generation.is_some() {
+        return Err(Error::refused(format!("{} is a base for jails, and no jail", text::quote(path)))
+            .hint("make a jail of the same sections, and export that"));
+    }
     if jail.identity()? != (manifest.device, manifest.inode) {
         return Err(Error::refused(format!(
             "{} is not the directory that jail-init made",
