@@ -9,6 +9,7 @@ mod command;
 mod commands;
 mod crowd;
 mod daemons;
+mod doors;
 mod names;
 mod roots;
 mod strict;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         commands::TESTS,
         crowd::TESTS,
         daemons::TESTS,
+        doors::TESTS,
         names::TESTS,
         roots::TESTS,
         strict::TESTS,
