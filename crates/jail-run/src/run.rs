@@ -86,6 +86,7 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
         print!("{}", jail_confine::explain::table(&policy));
         return Ok(0);
     }
+    launch::wait_until_alone();
     let announcement = launch::prepare(cli, ready)?;
     let admission = admit(&caller, &mut place, policy)?;
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
