@@ -8,6 +8,7 @@ mod directory;
 mod edits;
 mod faults;
 mod homes;
+mod jailkit;
 mod refusals;
 mod relocate;
 mod setting;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         edits::TESTS,
         create::TESTS,
         directory::TESTS,
+        jailkit::TESTS,
         relocate::TESTS,
         refusals::TESTS,
         homes::TESTS,

@@ -10,6 +10,7 @@ mod commands;
 mod crowd;
 mod daemons;
 mod doors;
+mod logging;
 mod names;
 mod roots;
 mod strict;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         daemons::TESTS,
         doors::TESTS,
         names::TESTS,
+        logging::TESTS,
         roots::TESTS,
         strict::TESTS,
         terminal::TESTS,

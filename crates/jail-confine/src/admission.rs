@@ -17,13 +17,15 @@ use rustix::io::Errno;
 use crate::base::{self, Base};
 use crate::directory;
 use crate::invocation::{Invocation, variable};
-use crate::policy::file::{EntryFile, PolicyFile};
+use crate::policy::file::{BadFile, CarriedFile, EntryFile, PolicyFile};
 use crate::policy::{Policy, Subject, account_layers, merge};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::trusted::{self, Top, Trust, Untrusted};
 
 /// The administrator's policy.
 pub const POLICY_FILE: &str = "/etc/jailwright/jail-sh.toml";
+/// What jail-user carried over from jailkit's files; the administrator's policy comes before it.
+pub const CARRIED_FILE: &str = "/etc/jailwright/from-jailkit.toml";
 /// Where jail-user writes down who is in which jail while passwd's home stays as it is.
 pub const PLACEMENT_FILE: &str = "/etc/jailwright/accounts";
 /// What jail-init knows of each jail.
@@ -571,14 +573,25 @@ pub fn policy_file() -> Result<PolicyFile> {
 }
 
 fn read_policy(etc: &Top) -> Result<PolicyFile> {
-    let path = Path::new(POLICY_FILE.trim_start_matches("/etc/"));
-    let (fd, stat) = match etc.open_file(path) {
-        Ok(opened) => opened,
-        Err(why) if why.is_missing() => return Ok(PolicyFile::default()),
-        Err(why) => return Err(Refusal::new(What::Policy, format!("policy: {why}"))),
+    let bad = |why: BadFile| Refusal::new(What::Policy, why.to_string());
+    let mut policy = match read_of_etc(etc, POLICY_FILE)? {
+        Some(bytes) => PolicyFile::parse(&bytes, POLICY_FILE).map_err(bad)?,
+        None => PolicyFile::default(),
     };
-    let bytes = read_sized(&fd, &stat).or_refuse(What::Policy, || format!("read '{POLICY_FILE}'"))?;
-    PolicyFile::parse(&bytes, POLICY_FILE).map_err(|why| Refusal::new(What::Policy, why.to_string()))
+    if let Some(bytes) = read_of_etc(etc, CARRIED_FILE)? {
+        policy.carried = CarriedFile::parse(&bytes, CARRIED_FILE).map_err(bad)?.user;
+    }
+    Ok(policy)
+}
+
+fn read_of_etc(etc: &Top, file: &str) -> Result<Option<Vec<u8>>> {
+    match etc.open_file(Path::new(file.trim_start_matches("/etc/"))) {
+        Ok((fd, stat)) => {
+            read_sized(&fd, &stat).or_refuse(What::Policy, || format!("read '{file}'")).map(Some)
+        }
+        Err(why) if why.is_missing() => Ok(None),
+        Err(why) => Err(Refusal::new(What::Policy, format!("policy: {why}"))),
+    }
 }
 
 /// What the jail's sections ask for, as jail-init wrote it below `states`. Without it the built-in values hold, with a note.

@@ -97,6 +97,9 @@ fn abilities(policy: &Policy) -> Vec<String> {
         0 => "kernel: no Landlock; mounts and file modes alone protect the files of the cell".to_owned(),
         abi => format!("kernel: Landlock ABI {abi}"),
     }];
+    if !Path::new("/dev/log").exists() {
+        lines.push("host: no /dev/log, so programs in the session log nowhere".to_owned());
+    }
     if abi < 4 {
         lines.push(
             "kernel: no TCP port rules (Linux 6.7): network = { connect, bind } would be refused".to_owned(),

@@ -154,18 +154,26 @@ pub fn close_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) }).map(drop)
 }
 
-/// As [`close_from`], but one descriptor stays open at its number.
+/// As [`close_from`], but some descriptors stay open at their numbers.
 ///
 /// # Errors
 /// `ENOSYS` before Linux 5.9.
-pub fn close_from_but(first: u32, kept: BorrowedFd<'_>) -> Result<(), Errno> {
-    let kept = u32::try_from(kept.as_raw_fd()).map_err(|_| Errno::BADF)?;
-    if kept > first {
-        // SAFETY: closing descriptors touches no memory.
-        check(unsafe { libc::syscall(libc::SYS_close_range, first, kept.saturating_sub(1), 0_u32) })
-            .map(drop)?;
+pub fn close_from_but(first: u32, kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut first = first;
+    let mut numbers: Vec<u32> = kept
+        .iter()
+        .map(|fd| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF))
+        .collect::<Result<_, _>>()?;
+    numbers.sort_unstable();
+    for number in numbers {
+        if number > first {
+            // SAFETY: closing descriptors touches no memory.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, number.saturating_sub(1), 0_u32) })
+                .map(drop)?;
+        }
+        first = first.max(number.saturating_add(1));
     }
-    close_from(first.max(kept.saturating_add(1)))
+    close_from(first)
 }
 
 /// Gives a descriptor up to be closed by a later [`close_from`] or exec: one call for many.

@@ -8,7 +8,7 @@ use clap::{ArgGroup, CommandFactory, Parser};
 /// Puts accounts into jails and takes them out again.
 #[derive(Debug, Parser)]
 #[command(name = "jail-user", version, max_term_width = 100, after_help = EXAMPLES)]
-#[command(group(ArgGroup::new("what").args(["release", "move_to", "remove"])))]
+#[command(group(ArgGroup::new("what").args(["release", "move_to", "remove", "from_jailkit", "back"])))]
 pub struct Cli {
     /// The jail (with --release: found from the account if left out)
     #[arg(short, long, value_name = "JAIL")]
@@ -70,6 +70,18 @@ pub struct Cli {
     #[arg(long, requires = "remove")]
     pub with_home: bool,
 
+    /// Take over accounts that jailkit jailed, with what /etc/jailkit says of them
+    #[arg(long)]
+    pub from_jailkit: bool,
+
+    /// Give accounts that came from jailkit back to it, as they were
+    #[arg(long)]
+    pub back: bool,
+
+    /// With --from-jailkit and --back: every account that it concerns
+    #[arg(long)]
+    pub all: bool,
+
     /// Also the accounts that a file names, one a line (- for standard input)
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
@@ -96,6 +108,9 @@ const EXAMPLES: &str = "EXAMPLES:
                                          make the account erin, jailed, with her key
   jail-user -j /home/jail --bind-home dave
                                          jail dave, whose home stays in /home/dave
+  jail-user --from-jailkit --dry-run dave
+                                         show what taking dave over from jailkit would change
+  jail-user --back dave                  give dave back to jailkit
   jail-user -j /home/jail --group students
                                          jail every member of a group
 

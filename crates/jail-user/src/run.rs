@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::jail::Jail;
 use crate::keys::Keys;
 use crate::manager::{Services, Systemctl};
+use crate::migrate;
 use crate::plan::{HomeChoice, Wish};
 use crate::record::{Record, Records};
 use crate::report::{self, Outcome};
@@ -69,10 +70,19 @@ fn outcomes(cli: &Cli, host: &Host, services: Option<&dyn Services>) -> Result<V
             .hint("run it with sudo, or see what it would do with --dry-run"));
     }
     let users = who(cli, host)?;
-    if users.is_empty() {
+    if cli.all && !(cli.from_jailkit || cli.back) {
+        return Err(Trouble::usage("--all goes with --from-jailkit or --back"));
+    }
+    if users.is_empty() && !cli.all {
         return Err(Trouble::usage("no user is named").hint("see jail-user --help"));
     }
     let keys = cli.key.as_deref().map(Keys::read).transpose()?;
+    if cli.from_jailkit {
+        return from_jailkit(cli, host, services, &users);
+    }
+    if cli.back {
+        return back(cli, host, services, &users);
+    }
     if cli.remove {
         return remove(cli, host, services, &users);
     }
@@ -275,6 +285,78 @@ fn release(
             continue;
         }
         outcomes.extend(open_for_leaving(cli, host, services, &jail)?.release(&users, cli.force));
+    }
+    Ok(outcomes)
+}
+
+/// Takes accounts over from jailkit: what its files say first, so that the first login finds it.
+fn from_jailkit(
+    cli: &Cli,
+    host: &Host,
+    services: Option<&dyn Services>,
+    users: &[OsString],
+) -> Result<Vec<Outcome>, Trouble> {
+    let found = migrate::look(host, users, cli.all)?;
+    let mut outcomes = found.outcomes;
+    let wish = Wish { home: HomeChoice::Make, shell: cli.shell.clone(), force: cli.force };
+    for (path, accounts) in found.jails {
+        let users: Vec<OsString> = accounts.iter().map(|(user, _)| user.clone()).collect();
+        let carried = |user: &OsStr| accounts.iter().find(|(known, _)| known == user).map(|(_, said)| said);
+        let mut done = if cli.dry_run {
+            dry_run(host, &path, &users, &wish)?
+        } else {
+            let made = migrate::prepare(&Jail::open(&path)?)?;
+            let lines: Vec<_> =
+                accounts.iter().map(|(user, said)| (user.clone(), said.lines.clone())).collect();
+            migrate::write(host, &lines)?;
+            let (mut session, notes) = Session::open(host, services, &path, &users)?;
+            notes.iter().for_each(|note| complain!("jail-user: {note}"));
+            let mut done = session.add(&users, &wish);
+            let failed = done.iter().filter(|outcome| outcome.error.is_some());
+            let failed: Vec<_> =
+                failed.map(|outcome| (outcome.user.as_os_str().to_owned(), Vec::new())).collect();
+            migrate::write(host, &failed)?;
+            if let Some(first) = done.iter_mut().find(|outcome| outcome.error.is_none()) {
+                first.actions.splice(0..0, made);
+            }
+            done
+        };
+        let mut notes = migrate::notes_of(&path);
+        for outcome in done.iter_mut().filter(|outcome| outcome.error.is_none()) {
+            if let Some(said) = carried(outcome.user.as_os_str()) {
+                outcome.actions.extend(migrate::told(said));
+                outcome.warnings.extend(said.notes.iter().cloned());
+            }
+            outcome.warnings.append(&mut notes);
+        }
+        if !cli.dry_run {
+            warn_of_sshd(host, &mut done);
+        }
+        outcomes.extend(done);
+    }
+    Ok(outcomes)
+}
+
+/// Gives accounts back to jailkit.
+fn back(
+    cli: &Cli,
+    host: &Host,
+    services: Option<&dyn Services>,
+    users: &[OsString],
+) -> Result<Vec<Outcome>, Trouble> {
+    let found = migrate::came_from_jailkit(host, users, cli.all)?;
+    let mut outcomes = found.outcomes;
+    for (path, accounts) in found.jails {
+        let users: Vec<OsString> = accounts.into_iter().map(|(user, _)| user).collect();
+        if cli.dry_run {
+            outcomes.extend(dry_records(host, &path, &users, |record| Outcome::released(record, &path))?);
+            continue;
+        }
+        let done = open_for_leaving(cli, host, services, &path)?.release(&users, cli.force);
+        let gone = done.iter().filter(|outcome| outcome.error.is_none());
+        let gone: Vec<_> = gone.map(|outcome| (outcome.user.as_os_str().to_owned(), Vec::new())).collect();
+        migrate::write(host, &gone)?;
+        outcomes.extend(done);
     }
     Ok(outcomes)
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::layers::{Changes, Layers};
+use super::logging::HostLog;
 use crate::admission::{Admission, HomeSource};
 use crate::policy::Policy;
 use crate::policy::values::{Home, Network, Root, Size};
@@ -96,6 +97,8 @@ pub struct Blueprint {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) privilege: Privilege,
+    /// `None` where the host has no /dev/log, and for a caller who is his own administrator.
+    pub(crate) log: Option<HostLog>,
 }
 
 /// The devices that every program expects.
@@ -148,6 +151,10 @@ impl Blueprint {
             uid: admission.account.uid,
             gid: admission.account.gid,
             privilege,
+            log: match privilege {
+                Privilege::Root => HostLog::find(&admission.account.name, &admission.jail.name),
+                Privilege::UserNamespace => None,
+            },
         })
     }
 }

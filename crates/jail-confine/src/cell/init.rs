@@ -1,7 +1,7 @@
 //! The cell's first process: builds the inside, gives up every right, and waits for the end.
 //!
 //! It reaps by having SIGCHLD ignored (the kernel then keeps no zombies, waitpid(2)), so that while a session lasts
-//! it does nothing at all. When it exits the kernel kills whatever is left in its pid namespace.
+//! it does nothing but pass on what programs log. When it exits the kernel kills whatever is left in its pid namespace.
 
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::blueprint::{Blueprint, Privilege};
+use super::logging::{HostLog, Relay};
 use super::{Lasting, root};
 use crate::cgroup::Groups;
 use crate::confined;
@@ -32,9 +33,10 @@ pub(crate) const READY: u8 = b'+';
 pub(crate) fn live(mut blueprint: Blueprint, groups: &Groups, lasting: Lasting, lines: Lines) -> ! {
     let Lines { lifeline, ready } = lines;
     let mut ready = std::fs::File::from(ready);
-    let said = match prepare(&blueprint, groups) {
-        Ok(()) => ready.write_all(&[READY]),
-        Err(why) => ready.write_all(why.as_bytes()),
+    let log = blueprint.log.take();
+    let (said, relay) = match prepare(&blueprint, groups, log) {
+        Ok(relay) => (ready.write_all(&[READY]), relay),
+        Err(why) => (ready.write_all(why.as_bytes()), None),
     };
     let joined = said.is_ok() && close_the_door(blueprint.privilege, &lifeline);
     if blueprint.privilege == Privilege::UserNamespace {
@@ -47,7 +49,7 @@ pub(crate) fn live(mut blueprint: Blueprint, groups: &Groups, lasting: Lasting, 
     // Closed with everything else.
     std::mem::forget(blueprint);
     if joined {
-        wait_for_the_end(lifeline, lasting, hold);
+        wait_for_the_end(lifeline, lasting, hold, relay);
     }
     process::exit_now(0)
 }
@@ -65,7 +67,7 @@ fn close_the_door(privilege: Privilege, lifeline: &OwnedFd) -> bool {
 
 // Its frame must be gone while the waiter waits: see release_unused_stack.
 #[inline(never)]
-fn prepare(blueprint: &Blueprint, groups: &Groups) -> Result<(), String> {
+fn prepare(blueprint: &Blueprint, groups: &Groups, log: Option<HostLog>) -> Result<Option<Relay>, String> {
     // The limits hold for this process and all below it; seen from inside, the group is the root of all groups.
     groups.enter().map_err(|errno| format!("cannot enter the cell's control groups: {errno}"))?;
     process::unshare(process::namespaces::CGROUP)
@@ -74,6 +76,10 @@ fn prepare(blueprint: &Blueprint, groups: &Groups) -> Result<(), String> {
     rustix::process::setsid().map_err(|errno| format!("cannot start a session: {errno}"))?;
     process::reap_automatically().map_err(|errno| format!("ignore the ends of children: {errno}"))?;
     root::build(blueprint).map_err(|why| why.to_string())?;
+    let relay = log
+        .map(HostLog::serve)
+        .transpose()
+        .map_err(|errno| format!("cannot serve /dev/log inside the cell: {errno}"))?;
     rustix::thread::set_name(c"jail-init")
         .map_err(|errno| format!("cannot name the first process: {errno}"))?;
     // It needs no right for anything it does from here on.
@@ -88,14 +94,20 @@ fn prepare(blueprint: &Blueprint, groups: &Groups) -> Result<(), String> {
         set_dumpable_behavior(DumpableBehavior::Dumpable)
             .map_err(|errno| format!("open the door: {errno}"))?;
     }
-    Ok(())
+    Ok(relay)
 }
 
-fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting, hold: Option<BorrowedFd<'static>>) {
+fn wait_for_the_end(
+    lifeline: OwnedFd,
+    lasting: Lasting,
+    hold: Option<BorrowedFd<'static>>,
+    mut relay: Option<Relay>,
+) {
+    let others: Vec<_> = hold.into_iter().chain(relay.as_ref().map(Relay::socket)).collect();
     let (end, kept) = match lasting {
-        Lasting::OneLogin => (End::WithItsLogin, keep_only([leak(lifeline)], hold)),
+        Lasting::OneLogin => (End::WithItsLogin, keep_only([leak(lifeline)], &others)),
         Lasting::WhileUsed { lock, state } => {
-            (End::WithItsLastUser, keep_only([leak(lifeline), lock, state], hold))
+            (End::WithItsLastUser, keep_only([leak(lifeline), lock, state], &others))
         }
     };
     if kept.is_err() {
@@ -103,13 +115,19 @@ fn wait_for_the_end(lifeline: OwnedFd, lasting: Lasting, hold: Option<BorrowedFd
     }
     process::release_unused_stack();
     loop {
+        if let Some(relay) = &mut relay {
+            log_until_told(relay);
+        }
         let mut byte = [0_u8; 1];
         match rustix::io::read(LIFELINE, &mut byte) {
             // A byte tells of nothing; nobody sends one here.
             Err(Errno::INTR) | Ok(1..) => {}
             Err(_) => return,
             Ok(0) if end == End::WithItsLogin || nobody_is_left() => return,
-            Ok(0) => process::sleep_milliseconds(POLL),
+            Ok(0) => match &mut relay {
+                Some(relay) => log_for_a_while(relay),
+                None => process::sleep_milliseconds(POLL),
+            },
         }
     }
 }
@@ -123,24 +141,54 @@ enum End {
     WithItsLastUser,
 }
 
+/// Passes on lines until the lifeline has something to say.
+fn log_until_told(relay: &mut Relay) {
+    loop {
+        let mut lines = [
+            PollFd::from_borrowed_fd(LIFELINE, PollFlags::IN),
+            PollFd::from_borrowed_fd(relay.socket(), PollFlags::IN),
+        ];
+        match poll(&mut lines, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(_) => return,
+        }
+        let [told, logged] = lines.map(|line| !line.revents().is_empty());
+        if logged {
+            relay.pass_on();
+        }
+        if told {
+            return;
+        }
+    }
+}
+
+/// As long as a cell without a waiter sleeps between two looks, or until a line comes.
+fn log_for_a_while(relay: &mut Relay) {
+    let patience = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+    let mut line = [PollFd::from_borrowed_fd(relay.socket(), PollFlags::IN)];
+    match poll(&mut line, Some(&patience)) {
+        Ok(0) => {}
+        Ok(_) => relay.pass_on(),
+        Err(_) => process::sleep_milliseconds(POLL),
+    }
+}
+
 const LIFELINE: BorrowedFd<'static> = rustix::stdio::stdin();
 /// How often a cell without a waiter looks whether a process is left in it: nothing tells it.
 const POLL: u64 = 500;
 
-/// Puts the descriptors given at 0, 1, 2, leaves the hold on a base where it is, and closes all others: nothing else of
-/// the host stays open in a process of the cell (they cannot be looked at or taken from outside this process, which is undumpable and has nobody's rights).
+/// Puts the descriptors given at 0, 1, 2, leaves the hold on a base and the log's socket where they are, and closes all
+/// others: nothing else of the host stays open in a process of the cell (they cannot be looked at or taken from outside
+/// this process, which is undumpable and has nobody's rights).
 fn keep_only<const N: usize>(
     kept: [BorrowedFd<'static>; N],
-    hold: Option<BorrowedFd<'static>>,
+    others: &[BorrowedFd<'static>],
 ) -> Result<(), Errno> {
     for (number, fd) in (0_i32..).zip(kept) {
         process::move_descriptor(fd, number)?;
     }
-    let first = u32::try_from(N).map_err(|_| Errno::INVAL)?;
-    match hold {
-        Some(hold) => process::close_from_but(first, hold),
-        None => process::close_from(first),
-    }
+    process::close_from_but(u32::try_from(N).map_err(|_| Errno::INVAL)?, others)
 }
 
 /// No process in the cell, no waiter on the line, and the lock that keeps new ones out (rulings 6).

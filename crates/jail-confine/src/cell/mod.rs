@@ -6,6 +6,7 @@
 pub mod blueprint;
 mod init;
 mod layers;
+mod logging;
 pub mod registry;
 mod root;
 

@@ -70,6 +70,9 @@ pub struct PolicyFile {
     /// By the user's name.
     #[serde(default)]
     pub user: BTreeMap<String, Layer>,
+    /// By the user's name: what jail-user carried over from jailkit's files, below all that the administrator wrote of users.
+    #[serde(skip)]
+    pub carried: BTreeMap<String, Layer>,
 }
 
 /// What the sections of a jail ask of the entry; written by jail-init.
@@ -175,6 +178,25 @@ impl PolicyFile {
             )));
         }
         Ok(policy)
+    }
+}
+
+/// What jail-user carried over from jailkit: tables of users, and nothing else.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarriedFile {
+    /// By the user's name.
+    #[serde(default)]
+    pub user: BTreeMap<String, Layer>,
+}
+
+impl CarriedFile {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// A file that was damaged.
+    pub fn parse(bytes: &[u8], file: &str) -> Result<Self, BadFile> {
+        read(bytes, file)
     }
 }
 

@@ -242,6 +242,9 @@ pub fn account_layers<'a>(
         }
         layers.push((Origin::Table(format!("[group.{name}]")), layer));
     }
+    if let Some((name, layer)) = file.carried.iter().find(|(name, _)| name.as_bytes() == subject.user) {
+        layers.insert(0, (Origin::Table(format!("from-jailkit.toml [user.{name}]")), layer));
+    }
     if let Some((name, layer)) = file.user.iter().find(|(name, _)| name.as_bytes() == subject.user) {
         layers.push((Origin::Table(format!("[user.{name}]")), layer));
     }

@@ -1,0 +1,168 @@
+//! `--from-jailkit` and `--back`: accounts that jailkit jailed, with what its files say of them, over to us and back again.
+//!
+//! The jail and the home stay as they are: both tools understand an account's home alike. What changes is the login
+//! shell in passwd, and a table in `/etc/jailwright/from-jailkit.toml` for what was set in jailkit's files.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use jail_accounts::lock::{AccountsLock, PATIENCE};
+use jail_accounts::replace::{self, Fresh};
+use jail_accounts::{convention, passwd};
+
+use crate::dir;
+use crate::host::Host;
+use crate::jail::Jail;
+use crate::jailkit::{self, Settings};
+use crate::record::{Record, Records};
+use crate::report::Outcome;
+use crate::trouble::{Trouble, cannot, quoted};
+use crate::view::{Files, View, read};
+
+/// Where jailkit's files are.
+const CONFIG: &str = "/etc/jailkit";
+/// What is carried over; jail-sh reads it below the administrator's own policy.
+const FILE: &str = "from-jailkit.toml";
+/// What a cell is mounted on; jailkit makes none of these.
+const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "tmp", "run", "var/tmp"];
+
+/// Accounts that jailkit jailed, by jail, with what its files say of each.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// By jail.
+    pub jails: BTreeMap<PathBuf, Vec<(OsString, Settings)>>,
+    /// What is to be said of the others.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Looks for accounts with jailkit's shell: those named, or all.
+pub fn look(host: &Host, named: &[OsString], all: bool) -> Result<Found, Trouble> {
+    let files = Files::read(host)?;
+    let view = View::new(&files.passwd.bytes, &files.group.bytes);
+    let file = |name: &str| std::fs::read(Path::new(CONFIG).join(name)).unwrap_or_default();
+    let (chrootsh, lsh) = (jailkit::read(&file("jk_chrootsh.ini")), jailkit::read(&file("jk_lsh.ini")));
+    let every =
+        passwd::entries(&files.passwd.bytes).filter(is_theirs).map(|entry| OsStr::from_bytes(entry.name));
+    let users: Vec<OsString> = if all { every.map(OsStr::to_owned).collect() } else { named.to_vec() };
+    let mut found = Found::default();
+    let mut jails: BTreeMap<PathBuf, (Vec<u8>, Option<jail_provision::import::ini::Ini>)> = BTreeMap::new();
+    for user in users {
+        let split = view.account(user.as_bytes()).filter(|entry| is_theirs(entry)).and_then(|entry| {
+            let jail = dir::clean(convention::split_home(entry.home)?.jail)?;
+            Some((entry, jail))
+        });
+        let Some((entry, path)) = split else {
+            found.outcomes.push(Outcome::unchanged_because(
+                &user,
+                Path::new(""),
+                "has not jailkit's shell (any more)",
+            ));
+            continue;
+        };
+        let (inside, own) = jails.entry(path.clone()).or_insert_with(|| {
+            let inside = std::fs::read(path.join("etc/passwd")).unwrap_or_default();
+            // jk_lsh runs inside, and reads the file that is there.
+            (inside, std::fs::read(path.join("etc/jailkit/jk_lsh.ini")).ok().map(|ini| jailkit::read(&ini)))
+        });
+        let shell = passwd::by_name(inside, entry.name).map(|entry| entry.shell).unwrap_or_default();
+        let group = view.group_name(entry.gid).map(String::from_utf8_lossy);
+        let settings = jailkit::settings(
+            &chrootsh,
+            own.as_ref().unwrap_or(&lsh),
+            &user.to_string_lossy(),
+            group.as_deref(),
+            shell,
+        );
+        found.jails.entry(path).or_default().push((user, settings));
+    }
+    Ok(found)
+}
+
+fn is_theirs(entry: &passwd::Entry<'_>) -> bool {
+    entry.shell.rsplit(|b| *b == b'/').next() == Some(b"jk_chrootsh")
+}
+
+/// Accounts that came from jailkit, by jail: those named, or all.
+pub fn came_from_jailkit(host: &Host, named: &[OsString], all: bool) -> Result<Found, Trouble> {
+    let recorded = Records::accounts_of_all(&host.state)?;
+    let came = |record: &Record| {
+        let line = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
+        passwd::parse(line).is_some_and(|entry| is_theirs(&entry))
+    };
+    let mut found = Found::default();
+    for (record, jail) in recorded.iter().filter(|(record, _)| came(record)) {
+        let user = record.user.as_os_str().to_owned();
+        if all || named.contains(&user) {
+            found.jails.entry(jail.clone()).or_default().push((user, Settings::default()));
+        }
+    }
+    for user in named {
+        if !found.jails.values().flatten().any(|(known, _)| known == user) {
+            found.outcomes.push(Outcome::unchanged_because(user, Path::new(""), "did not come from jailkit"));
+        }
+    }
+    Ok(found)
+}
+
+/// Makes in the jail what a cell is mounted on, where it is missing. Says what was made.
+pub fn prepare(jail: &Jail) -> Result<Vec<String>, Trouble> {
+    let mut made = Vec::new();
+    for name in MOUNT_POINTS {
+        let below = Path::new(name);
+        if dir::open_trusted_below(jail.root.as_fd(), &jail.path, below, false)
+            .is_ok_and(|found| found.is_none())
+        {
+            dir::open_trusted_below(jail.root.as_fd(), &jail.path, below, true)?;
+            made.push(format!("jail: made the directory {}", quoted(jail.path.join(name).as_os_str())));
+        }
+    }
+    Ok(made)
+}
+
+/// Writes (or, without lines, takes out) what was carried over for some accounts, in one write.
+pub fn write(host: &Host, users: &[(OsString, Vec<String>)]) -> Result<(), Trouble> {
+    let etc = dir::open_trusted(&host.etc)?;
+    let _lock = AccountsLock::take(etc.as_fd(), PATIENCE)?;
+    std::fs::create_dir_all(&host.config).map_err(cannot("make", &host.config))?;
+    let config = dir::open_trusted(&host.config)?;
+    let old = read(&config, &host.config, FILE)?;
+    let before =
+        old.as_ref().map(|file| String::from_utf8_lossy(&file.bytes).into_owned()).unwrap_or_default();
+    let after = users.iter().fold(before.clone(), |file, (user, lines)| match user.to_str() {
+        Some(user) if !lines.is_empty() || file.contains("[user.") => jailkit::with_user(&file, user, lines),
+        _ => file,
+    });
+    if after == before {
+        return Ok(());
+    }
+    replace::replace(config.as_fd(), FILE, after.as_bytes(), old.as_ref(), Fresh { mode: 0o644 })
+        .map_err(|error| cannot(error.what, host.config.join(&error.name))(error.source))
+}
+
+/// What is said of an account's settings, in a dry run and after.
+#[must_use]
+pub fn told(settings: &Settings) -> Vec<String> {
+    settings.lines.iter().map(|line| format!("/etc/jailwright/{FILE}: +{line}")).collect()
+}
+
+/// What of jailkit's needs no carrying over, for the jails concerned.
+#[must_use]
+pub fn notes_of(jail: &Path) -> Vec<String> {
+    let file = |name: &str| jailkit::read(&std::fs::read(Path::new(CONFIG).join(name)).unwrap_or_default());
+    let mut notes = Vec::new();
+    let of_jail = |name: &str| dir::clean(name.as_bytes()).is_some_and(|path| path == jail);
+    if file("jk_update.ini").sections.iter().any(|section| of_jail(&section.name)) {
+        notes.push(
+            "jk_update.ini: nothing to carry over, jail-update leaves alone what jail-init did not make"
+                .to_owned(),
+        );
+    }
+    let socket = jail.join("dev/log");
+    if file("jk_socketd.ini").sections.iter().any(|section| Path::new(&section.name) == socket) {
+        notes.push("jk_socketd.ini: not needed, every cell has a /dev/log of its own".to_owned());
+    }
+    notes
+}
