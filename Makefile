@@ -28,7 +28,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-attack test-mutations test-distros test-fresh test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,9 @@ test-fresh: ## this README on a bare Debian 12: demo and test by a new user, by 
 
 test-cgroup2: ## limits by cgroup version 2, on a Debian in a virtual machine (slow, root)
 	@tests/cgroup2
+
+test-faults: ## every system call of a provisioning fails once, each way (four minutes)
+	JAILWRIGHT_FAULTS=all $(CARGO) test --locked -p jail-init --test provision_faults -- --nocapture every_system_call
 
 test-systemd: ## logins on a host that systemd runs, booted by systemd-nspawn (slow, root)
 	@tests/systemd

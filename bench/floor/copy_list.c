@@ -1,10 +1,11 @@
 /* The floor of provisioning: makes a list of directories, files and links, and nothing else. One thread, one pass,
- * no decision, no checking, no durability.
+ * no decision, no checking, no durability (but for `durable`).
  *
- *   copy_list copy|link|read LIST DEST
+ *   copy_list copy|durable|link|read LIST DEST
  *
  * LIST holds records of two NUL-terminated strings: a kind (d, f, l) followed by the path below DEST, then the source
- * of a file or the target of a link. `read` only reads DEST's files: the floor of an audit that reads whole contents. */
+ * of a file or the target of a link. `durable` copies and then has the file system write it to disk, as jail-init does:
+ * the floor of what a power cut must not take back. `read` only reads DEST's files: the floor of an audit that reads whole contents. */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
@@ -57,7 +58,7 @@ int main(int argc, char **argv)
 	struct stat st;
 
 	if (argc != 4)
-		errx(2, "usage: copy_list copy|link|read LIST DEST");
+		errx(2, "usage: copy_list copy|durable|link|read LIST DEST");
 	int list = open(argv[2], O_RDONLY | O_CLOEXEC);
 	if (list < 0 || fstat(list, &st))
 		err(1, "%s", argv[2]);
@@ -86,6 +87,11 @@ int main(int argc, char **argv)
 		} else if (*argv[1] != 'l' || linkat(AT_FDCWD, other, dest, path, 0)) {
 			copy(dest, path, other);
 		}
+	}
+	if (*argv[1] == 'd') {
+		int whole = openat(dest, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (whole < 0 || syncfs(whole))
+			err(1, "%s", argv[3]);
 	}
 	return 0;
 }

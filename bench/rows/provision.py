@@ -78,24 +78,32 @@ def fresh_and_again(world, watch, options, name, sections, rounds):
             new[key] = world.fresh(key)
             if make:
                 new[key].mkdir()
+            # What the one before left to be written must not be paid for by the next one's syncfs.
+            os.sync()
         return before
 
     floor = [world.tools / "copy_list"]
-    fresh = Row(f"fresh {name}", notes=[f"{files} files, {size / 1e6:.1f} MB, on {world.filesystem}; {note}"])
+    fresh = Row(f"fresh {name}", notes=[f"{files} files, {size / 1e6:.1f} MB, on {world.filesystem}; {note}",
+                                           "jail-init ends with one syncfs; of the others only the floor with one does"])
     fresh.contestants = watch.rounds([
         Contestant("jail-init", lambda _: jail_init(world, new["a"], sections), into("a", False)),
         Contestant("floor: copy_file_range", lambda _: [*floor, "copy", listing, new["b"]], into("b")),
+        Contestant("floor: copy_file_range, one syncfs", lambda _: [*floor, "durable", listing, new["g"]], into("g")),
         Contestant("jk_init", lambda _: jk_init(new["c"], sections), into("c", False)),
         Contestant("jk_init -k", lambda _: jk_init(new["d"], sections, "-k"), into("d", False)),
         Contestant("cp -a of a finished jail", lambda _: ["/bin/cp", "-a", model, new["e"]], into("e", False)),
+        Contestant("cp -al of a finished jail", lambda _: ["/bin/cp", "-al", model, new["h"]], into("h", False)),
         Contestant("floor: hard links", lambda _: [*floor, "link", listing, new["f"]], into("f")),
     ], rounds)
     if sections is SMALL:
         fresh.at_most(2, 1 / 15, "jail-init", "jk_init")
         fresh.at_most(2, 2.5, "jail-init", "floor: copy_file_range")
+        fresh.at_most(2, 2.5, "jail-init", "floor: copy_file_range, one syncfs")
         fresh.at_most(3, 2, "jail-init", "floor: copy_file_range")
+        fresh.at_most(3, 2, "jail-init", "floor: copy_file_range, one syncfs")
     else:
         fresh.at_most(3, 1.5, "jail-init", "floor: copy_file_range")
+        fresh.at_most(3, 1.5, "jail-init", "floor: copy_file_range, one syncfs")
     fresh.at_most(3, 1 / 20, "jail-init", "jk_init")
     if fresh.find("jail-init"):
         processes, execs, syscalls = calls.count(jail_init(world, world.fresh("traced"), sections))

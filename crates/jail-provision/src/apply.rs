@@ -4,13 +4,12 @@
 //! steps. The results are gathered by one.
 
 use std::cmp::Reverse;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
 
 use rustix::fs::FileType;
 
+use crate::crew::side_by_side;
 use crate::error::Result;
 use crate::jailroot::{JailRoot, Privilege, Removed, Written};
 use crate::manifest::{PathText, Record, Source, Stamp, What};
@@ -58,7 +57,22 @@ pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Resul
     for step in first {
         done(step, one(step, jail)?);
     }
-    side_by_side(&between, jail, &mut done)?;
+    let mut outcome = Ok(());
+    let work = |step: &&Step| one(step, jail);
+    side_by_side(&between, work, |step, result| match result {
+        Ok(left) => {
+            done(step, left);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            // The first to fail is told; what the others were at ends first, so that none leaves a temporary file.
+            if outcome.is_ok() {
+                outcome = Err(error);
+            }
+            ControlFlow::Break(())
+        }
+    });
+    outcome?;
     for step in last {
         done(step, one(step, jail)?);
     }
@@ -67,71 +81,6 @@ pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Resul
 
 /// What a step left (`None` if nothing of ours is there afterwards), and the bytes written.
 type Done = (Option<Record>, u64);
-
-/// Below this many steps a second thread costs more than it saves.
-const WORTH_A_THREAD: usize = 16;
-
-/// More threads than this only wait for each other in the file system.
-const MOST_THREADS: usize = 4;
-
-/// Steps of which none needs another: each thread takes the next one until none is left or one has failed.
-fn side_by_side(steps: &[&Step], jail: &JailRoot, done: &mut dyn FnMut(&Step, Done)) -> Result<()> {
-    let queue = Queue { steps, jail, next: AtomicUsize::new(0), stop: AtomicBool::new(false) };
-    let helpers = processors().min(MOST_THREADS).min(steps.len() / WORTH_A_THREAD).saturating_sub(1);
-    let (sender, results) = mpsc::channel();
-    thread::scope(|scope| {
-        for _ in 0..helpers {
-            let (sender, queue) = (sender.clone(), &queue);
-            // Nobody listens any more only if a step failed.
-            let work = move || while queue.one().is_some_and(|result| sender.send(result).is_ok()) {};
-            // Without another thread this one does it all.
-            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                break;
-            }
-        }
-        drop(sender);
-        let mut outcome = Ok(());
-        let mut take = |(step, result): (&Step, Result<Done>)| match result {
-            Ok(left) => done(step, left),
-            Err(error) if outcome.is_ok() => outcome = Err(error),
-            Err(_) => {}
-        };
-        while let Some(own) = queue.one() {
-            take(own);
-            results.try_iter().for_each(&mut take);
-        }
-        results.iter().for_each(take);
-        outcome
-    })
-}
-
-/// Steps that several threads share.
-struct Queue<'a> {
-    steps: &'a [&'a Step],
-    jail: &'a JailRoot,
-    next: AtomicUsize,
-    stop: AtomicBool,
-}
-
-impl<'a> Queue<'a> {
-    /// Does the next step; `None` if there is none left, or one has failed.
-    fn one(&self) -> Option<(&'a Step, Result<Done>)> {
-        if self.stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let step = *self.steps.get(self.next.fetch_add(1, Ordering::Relaxed))?;
-        let result = one(step, self.jail);
-        if result.is_err() {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-        Some((step, result))
-    }
-}
-
-/// Processors that this process may run on. (The standard library's answer reads five files of control groups first.)
-fn processors() -> usize {
-    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize)
-}
 
 /// One step.
 fn one(step: &Step, jail: &JailRoot) -> Result<Done> {

@@ -13,6 +13,7 @@ pub mod adopt;
 pub mod apply;
 pub mod base;
 pub mod check;
+mod crew;
 pub mod digest;
 pub mod elf;
 pub mod entry;

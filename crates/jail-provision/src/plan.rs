@@ -346,13 +346,15 @@ impl<'a> Planner<'a> {
         };
         let merged = merge_lines(&content, lines, &old);
         let what = What::Accounts { lines: lines.clone() };
+        // Owner and mode of a file that is there are the administrator's business.
+        let meta = there.map_or(node.meta, meta_of);
         if there.is_some() && merged == content {
-            let record = Record { what, ..record_of(node, None) };
+            let Meta { uid, gid, mode } = meta;
+            let record = Record { what, uid, gid, mode, ..record_of(node, None) };
             self.plan.unchanged.insert(key, record);
             return Ok(());
         }
         let cause = if there.is_none() { Cause::New } else { Cause::Asked };
-        let meta = there.map_or(node.meta, meta_of);
         let action = Action::Accounts { content: merged, lines: lines.clone() };
         self.plan.steps.push(Step { path: path.to_path_buf(), action, meta, why: node.why.clone(), cause });
         Ok(())

@@ -4,7 +4,7 @@
 //! answers are the same and so is the plan: that is how a second run knows in three milliseconds that there is nothing to do.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,23 @@ pub struct Recording<'h> {
     stats: RefCell<HashMap<PathBuf, std::result::Result<Stat, Refusal>>>,
     links: RefCell<HashMap<PathBuf, PathBuf>>,
     listed: RefCell<HashMap<PathBuf, Listing>>,
+    /// What is there and could not be read: whatever the plan made of that, the next run must ask again.
+    unread: RefCell<HashSet<PathBuf>>,
+}
+
+/// An open file whose failing reads are remembered.
+struct Watched<'r> {
+    file: Box<dyn HostFile + 'r>,
+    path: PathBuf,
+    unread: &'r RefCell<HashSet<PathBuf>>,
+}
+
+impl HostFile for Watched<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset).inspect_err(|_| {
+            self.unread.borrow_mut().insert(self.path.clone());
+        })
+    }
 }
 
 /// A listed directory: its state before, and the names in it.
@@ -54,7 +71,13 @@ impl<'h> Recording<'h> {
     /// Nothing asked yet.
     #[must_use]
     pub fn new(host: &'h dyn Host) -> Self {
-        Self { host, stats: RefCell::default(), links: RefCell::default(), listed: RefCell::default() }
+        Self {
+            host,
+            stats: RefCell::default(),
+            links: RefCell::default(),
+            listed: RefCell::default(),
+            unread: RefCell::default(),
+        }
     }
 
     /// What was asked.
@@ -62,10 +85,17 @@ impl<'h> Recording<'h> {
     pub fn into_seen(self) -> Seen {
         let paths = self.stats.into_inner();
         let listed = self.listed.into_inner();
+        let unread = self.unread.into_inner();
+        let answer = |path: &PathBuf, stat: std::result::Result<Stat, Refusal>| {
+            stat.ok().filter(|_| !unread.contains(path)).as_ref().map(state)
+        };
         Seen {
             paths: paths
                 .into_iter()
-                .map(|(path, stat)| (PathText(path), stat.ok().as_ref().map(state)))
+                .map(|(path, stat)| {
+                    let answer = answer(&path, stat);
+                    (PathText(path), answer)
+                })
                 .collect(),
             listed: listed.into_iter().map(|(path, listing)| (PathText(path), listing.stamp)).collect(),
         }
@@ -111,7 +141,8 @@ impl Host for Recording<'_> {
         if let Some(known) = self.links.borrow().get(path) {
             return Ok(known.clone());
         }
-        let target = self.host.read_link(path)?;
+        let unread = |_: &io::Error| drop(self.unread.borrow_mut().insert(path.to_path_buf()));
+        let target = self.host.read_link(path).inspect_err(unread)?;
         self.links.borrow_mut().insert(path.to_path_buf(), target.clone());
         Ok(target)
     }
@@ -121,7 +152,8 @@ impl Host for Recording<'_> {
             return Ok(known.names.clone());
         }
         let stamp = self.stat(path).ok().as_ref().map(Stamp::from);
-        let names = self.host.read_dir(path)?;
+        let unread = |_: &io::Error| drop(self.unread.borrow_mut().insert(path.to_path_buf()));
+        let names = self.host.read_dir(path).inspect_err(unread)?;
         self.listed.borrow_mut().insert(path.to_path_buf(), Listing { stamp, names: names.clone() });
         Ok(names)
     }
@@ -133,6 +165,8 @@ impl Host for Recording<'_> {
                 return Err(error);
             }
         }
-        self.host.open(path)
+        let unread = |_: &io::Error| drop(self.unread.borrow_mut().insert(path.to_path_buf()));
+        let file = self.host.open(path).inspect_err(unread)?;
+        Ok(Box::new(Watched { file, path: path.to_path_buf(), unread: &self.unread }))
     }
 }
