@@ -82,10 +82,17 @@ fn removed_whole(scratch: &Scratch) -> Done {
     jail_user_in(&jail, &["-m", &user.name, &stays.name]).ok();
     let home = jail.join("home").join(&user.name);
     let mut runs = user.sh("exec sleep 60").dir("/").background();
+    let limit = std::time::Duration::from_secs(10);
+    let processes = || jailwright_tests::user::processes_of(user.uid);
+    jailwright_tests::command::wait_until("it runs", limit, || {
+        processes().iter().any(|p| p.1.contains("sleep"))
+    });
     let refused = jail_user().args(["--remove", &user.name]).run();
     assert_eq!(refused.status, 1);
     assert!(refused.errors().contains("has processes running: sleep"), "{}", refused.errors());
     runs.kill();
+    // Killed is not yet gone: userdel looks through /proc.
+    jailwright_tests::command::wait_until("it is gone", limit, || processes().is_empty());
 
     let shown = jail_user().args(["--remove", "--dry-run", &user.name]).run().ok();
     assert!(shown.text().contains("userdel") && user.line_in("/etc/passwd").is_some());
@@ -159,6 +166,22 @@ fn a_bound_home_stays_and_logs_in(scratch: &Scratch) -> Done {
     Ok(())
 }
 
+/// Under the lock that jail-user takes: other tests have lines in that file.
+fn take_out_by_hand(name: &str) {
+    let lock = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open("/etc/.pwd.lock");
+    let lock = lock.expect("open");
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    let path = "/etc/jailwright/accounts";
+    let text = std::fs::read_to_string(path).expect("read");
+    let rest: String = text
+        .lines()
+        .filter(|line| !line.starts_with(&format!("{name}:")))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(format!("{path}.new"), rest).expect("write");
+    std::fs::rename(format!("{path}.new"), path).expect("rename");
+}
+
 fn a_bound_home_comes_and_goes(scratch: &Scratch) -> Done {
     let (one, two) = (jail(scratch, "/srv"), jail(scratch, "/srv"));
     let user = account();
@@ -174,7 +197,7 @@ fn a_bound_home_comes_and_goes(scratch: &Scratch) -> Done {
         assert_eq!(json(&again)["changed"], false, "{args:?}: {}", again.text());
     }
     // By hand, as an editor would: the next run puts it right.
-    std::fs::write("/etc/jailwright/accounts", "# by hand\n").expect("write");
+    take_out_by_hand(&user.name);
     let again = jail_user_in(&one, &["--json", &user.name]).ok();
     assert_eq!((json(&again)["changed"] == true, now()), (true, placed(&one)));
     let refused = jail_user_in(&two, &["--bind-home", &user.name]);
