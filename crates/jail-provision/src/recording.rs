@@ -100,6 +100,10 @@ impl<'h> Recording<'h> {
             listed: listed.into_iter().map(|(path, listing)| (PathText(path), listing.stamp)).collect(),
         }
     }
+
+    fn remember_unread(&self, path: &Path) {
+        self.unread.borrow_mut().insert(path.to_path_buf());
+    }
 }
 
 /// A directory's times change with every file that comes and goes in it; what was asked of it was what it is.
@@ -141,7 +145,7 @@ impl Host for Recording<'_> {
         if let Some(known) = self.links.borrow().get(path) {
             return Ok(known.clone());
         }
-        let unread = |_: &io::Error| drop(self.unread.borrow_mut().insert(path.to_path_buf()));
+        let unread = |_: &io::Error| self.remember_unread(path);
         let target = self.host.read_link(path).inspect_err(unread)?;
         self.links.borrow_mut().insert(path.to_path_buf(), target.clone());
         Ok(target)
@@ -152,7 +156,7 @@ impl Host for Recording<'_> {
             return Ok(known.names.clone());
         }
         let stamp = self.stat(path).ok().as_ref().map(Stamp::from);
-        let unread = |_: &io::Error| drop(self.unread.borrow_mut().insert(path.to_path_buf()));
+        let unread = |_: &io::Error| self.remember_unread(path);
         let names = self.host.read_dir(path).inspect_err(unread)?;
         self.listed.borrow_mut().insert(path.to_path_buf(), Listing { stamp, names: names.clone() });
         Ok(names)
@@ -165,7 +169,7 @@ impl Host for Recording<'_> {
                 return Err(error);
             }
         }
-        let unread = |_: &io::Error| drop(self.unread.borrow_mut().insert(path.to_path_buf()));
+        let unread = |_: &io::Error| self.remember_unread(path);
         let file = self.host.open(path).inspect_err(unread)?;
         Ok(Box::new(Watched { file, path: path.to_path_buf(), unread: &self.unread }))
     }
