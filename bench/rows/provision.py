@@ -150,7 +150,7 @@ def many_jails(world, watch, options):
 
     contestants = []
     if world.has("jail-init"):
-        subprocess.run(jail_init(world, base, sections), capture_output=True)
+        subprocess.run(jail_init(world, base, sections, "--as-base"), capture_output=True)
         contestants += [
             Contestant("jail-init --base", lambda _: [world.tool("jail-init"), "-j", new["a"], "--base", base], into("a")),
             Contestant("jail-init -k", lambda _: jail_init(world, new["k"], sections, "-k"), into("k")),
@@ -226,17 +226,17 @@ def update_many(world, watch, options):
     # A state of the row's own, so that --all means just these.
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", STATE)
     try:
-        jails = [world.fresh("many") for _ in range(count)]
+        base, jails = world.fresh("base"), [world.fresh("many") for _ in range(count)]
+        subprocess.run(jail_init(world, base, SMALL, "--as-base"), capture_output=True)
         for jail in jails:
-            subprocess.run(jail_init(world, jail, SMALL, "-k"), capture_output=True)
+            subprocess.run([world.tool("jail-init"), "-j", jail, "--base", base], capture_output=True)
         row.contestants = watch.rounds([
             Contestant(f"jail-update --all, {count} jails", lambda _: [world.tool("jail-update"), "--all"]),
             Contestant("jail-update, one jail", lambda _: [world.tool("jail-update"), "-j", jails[0]]),
         ], max(3, options.rounds // 2))
     finally:
         subprocess.run(["umount", STATE])
-    row.notes.append("each a jail of its own: the target of 3 x is for jails on one --base, which is not there yet")
-    row.limit(3, 3, None, f"{count} jails on one base: 3 x of one")
+    row.at_most(3, 3, f"jail-update --all, {count} jails", "jail-update, one jail", f"{count} jails on one base: 3 x of one")
     return row
 
 
