@@ -1,40 +1,87 @@
 //! Learning a profile: a real program is recorded, and runs again under what was written.
+//!
+//! Without libtest's harness: its threads would make a fork of this process unsafe, so these tests run one after the other
+//! in its only thread.
 
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
 
 use jail_confine::learn::{Record, floor, listener_number, record, take_listener};
 use jail_confine::seccomp::{Flags, Name, Program, Settings, ask_about_everything, compile, parse};
+use jail_sys::process::{Cloned, Exec, clone, exit_now};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 const KERNEL: (u32, u32) = (6, 18);
 
-/// Runs a shell command in a child: `before` prepares it, right before exec.
-fn child(script: &str, before: impl FnOnce()) -> i32 {
-    let words = ["/bin/sh", "-c", script].map(|word| CString::new(word).expect("no NUL"));
-    let argv: Vec<*const c_char> = words.iter().map(|w| w.as_ptr()).chain([std::ptr::null()]).collect();
-    // SAFETY: the child prepares itself and execs; it allocates nothing on the way but two descriptors.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        // SAFETY: prctl with constants.
-        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        before();
-        // SAFETY: the strings and the vector were made before the fork; ends by _exit.
-        unsafe {
-            libc::execv(words[0].as_ptr(), argv.as_ptr());
-            libc::_exit(127);
+type Test = (&'static str, fn());
+const TESTS: [Test; 3] = [
+    (
+        "what_was_learnt_is_enough_to_run_again_and_no_more",
+        what_was_learnt_is_enough_to_run_again_and_no_more,
+    ),
+    (
+        "relative_names_are_made_absolute_and_missing_files_left_out",
+        relative_names_are_made_absolute_and_missing_files_left_out,
+    ),
+    (
+        "the_floor_holds_while_learning_and_is_only_commented",
+        the_floor_holds_while_learning_and_is_only_commented,
+    ),
+];
+
+/// Runs those whose names hold one of the words given, as `cargo test WORD` means it, and sums up in libtest's words.
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in TESTS {
+        if !words.is_empty() && !words.iter().any(|word| name.contains(word.as_str())) {
+            continue;
         }
+        let (count, verdict) = match catch_unwind(test) {
+            Ok(()) => (&mut passed, "ok"),
+            Err(_) => (&mut failed, "FAILED"),
+        };
+        *count += 1;
+        println!("test {name} ... {verdict}");
     }
-    assert!(pid > 0, "fork failed");
-    pid
+    let (verdict, status) =
+        if failed == 0 { ("ok", ExitCode::SUCCESS) } else { ("FAILED", ExitCode::FAILURE) };
+    let filtered = TESTS.len() - passed - failed;
+    println!(
+        "test result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {filtered} filtered out"
+    );
+    status
 }
 
-fn exit_status(pid: i32) -> i32 {
-    let mut status = 0;
-    // SAFETY: waits for our own child.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }
+/// Runs a shell command in a child: `before` prepares it, right before exec.
+fn child(script: &str, before: impl FnOnce()) -> Pid {
+    let word = |word: &str| CString::new(word).expect("no NUL");
+    let argv = ["/bin/sh", "-c", script].map(word).to_vec();
+    let environment = std::env::vars().map(|(name, value)| word(&format!("{name}={value}"))).collect();
+    let shell = Exec::new(word("/bin/sh"), argv, environment);
+    match clone(0).expect("a child") {
+        Cloned::Parent { pid, .. } => pid,
+        Cloned::Child => {
+            let prepare = AssertUnwindSafe(|| {
+                rustix::thread::set_no_new_privs(true).expect("no_new_privs");
+                before();
+            });
+            // A child that unwound into main would run the other tests a second time.
+            if catch_unwind(prepare).is_ok() {
+                eprintln!("cannot execute /bin/sh: {}", shell.run());
+            }
+            exit_now(127)
+        }
+    }
+}
+
+fn exit_status(pid: Pid) -> i32 {
+    let (_, status) = waitpid(Some(pid), WaitOptions::empty()).expect("waits").expect("its end");
+    status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).expect("an end")
 }
 
 fn learn(script: &str) -> (Record, i32) {
@@ -50,8 +97,7 @@ fn learn(script: &str) -> (Record, i32) {
     });
     let mut number = [0; 4];
     reader.read_exact(&mut number).expect("the child's word");
-    let child = rustix::process::Pid::from_raw(pid).expect("a pid");
-    let listener = take_listener(child, i32::from_ne_bytes(number)).expect("the listener");
+    let listener = take_listener(pid, i32::from_ne_bytes(number)).expect("the listener");
     let seen = record(&listener, &floor(KERNEL).expect("compiles")).expect("recorded");
     (seen, exit_status(pid))
 }
@@ -62,7 +108,6 @@ fn run_under(json: &str, script: &str) -> i32 {
     exit_status(child(script, || program.load(Flags { log: true, ..Flags::default() }).expect("loads")))
 }
 
-#[test]
 fn what_was_learnt_is_enough_to_run_again_and_no_more() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("f").to_string_lossy().into_owned();
@@ -83,7 +128,6 @@ fn what_was_learnt_is_enough_to_run_again_and_no_more() {
     assert!(!dir.path().join("f.d").exists());
 }
 
-#[test]
 fn relative_names_are_made_absolute_and_missing_files_left_out() {
     let dir = tempfile::tempdir().expect("a directory");
     let place = dir.path().canonicalize().expect("a real path");
@@ -93,7 +137,6 @@ fn relative_names_are_made_absolute_and_missing_files_left_out() {
     assert!(has("here") && !has("missing"), "{status} {:?}", seen.files);
 }
 
-#[test]
 fn the_floor_holds_while_learning_and_is_only_commented() {
     if !std::path::Path::new("/usr/bin/unshare").exists() {
         eprintln!("skipped: unshare is not installed");
