@@ -1,7 +1,7 @@
 //! The process that stays outside: it passes signals in and the exit status out, with the user's rights only.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use jail_sys::process::{self, Taken};
 use rustix::io::Errno;
@@ -79,12 +79,11 @@ fn give_up(watch: &Watch, cell: &Cell) -> Result<()> {
 ///
 /// Closed, not redirected: there is no /dev/null of the host's any more, and nothing is opened from here on.
 fn release_descriptors(terminal: Terminal, cell: &Cell) -> Result<()> {
-    let lifeline = cell.lifeline().as_raw_fd();
-    let mut kept = vec![lifeline];
+    let mut kept = vec![cell.lifeline()];
     if let Terminal::Theirs { fd, .. } = terminal {
-        kept.push(fd);
+        kept.push(standard(fd));
     }
-    process::close_all_but(&mut kept).or_refuse(What::Host, || "let go of all descriptors".into())
+    process::close_from_but(0, &kept).or_refuse(What::Host, || "let go of all descriptors".into())
 }
 
 fn watch_child(watch: &Watch) -> Result<i32> {

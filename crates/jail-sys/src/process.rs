@@ -154,7 +154,9 @@ pub fn close_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) }).map(drop)
 }
 
-/// As [`close_from`], but some descriptors stay open at their numbers.
+/// As [`close_from`], but some descriptors stay open at their numbers: a close_range(2) for each gap between them.
+///
+/// What is closed may have an owner yet: the caller then ends by exec or [`exit_now`], which runs no destructor.
 ///
 /// # Errors
 /// `ENOSYS` before Linux 5.9.
@@ -315,28 +317,6 @@ pub fn ids() -> Result<Ids, Errno> {
     // SAFETY: as above.
     check(unsafe { libc::getresgid(real, effective, saved) }.into())?;
     Ok(ids)
-}
-
-/// Closes every descriptor but those given (close_range(2) of the gaps between them): one call or two for a process that
-/// has opened dozens.
-///
-/// The caller must not use or drop any other owned descriptor afterwards, so this is for a process that ends by
-/// [`exit_now`].
-///
-/// # Errors
-/// `ENOSYS` before Linux 5.9, `EINVAL` for a descriptor that is none.
-pub fn close_all_but(kept: &mut [RawFd]) -> Result<(), Errno> {
-    kept.sort_unstable();
-    let mut first = 0_u32;
-    for fd in kept.iter() {
-        let fd = u32::try_from(*fd).map_err(|_| Errno::INVAL)?;
-        if let Some(last) = fd.checked_sub(1).filter(|last| first <= *last) {
-            // SAFETY: closing descriptors touches no memory.
-            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) })?;
-        }
-        first = fd.saturating_add(1);
-    }
-    close_from(first)
 }
 
 /// Gives the pages of the stack that lie unused below the caller's frame back to the kernel: what was dirtied by deep calls
