@@ -44,6 +44,7 @@ impl Fence {
     pub(crate) fn prepare(
         policy: &Policy,
         home: &[u8],
+        uid: u32,
         privilege: Privilege,
         program: &[u8],
         notes: &mut Vec<String>,
@@ -76,7 +77,7 @@ impl Fence {
         let handled_net = if ports { tcp::BIND | tcp::CONNECT } else { 0 };
         let ruleset = Ruleset::new(known, handled_net, scoped)
             .or_refuse(What::Host, || "make the Landlock rules".into())?;
-        for place in places(policy, home, known) {
+        for place in places(policy, home, uid, known) {
             allow(&ruleset, &place)?;
         }
         if !policy.commands.is_empty() || policy.seccomp == Seccomp::Strict {
@@ -125,7 +126,7 @@ fn scopes(policy: &Policy, abi: u32, notes: &mut Vec<String>) -> u64 {
     scope::ABSTRACT_SOCKETS
 }
 
-fn places(policy: &Policy, home: &[u8], known: u64) -> Vec<Place> {
+fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
     let place = |path: &[u8], rights: u64, optional| Place { path: path.to_vec(), rights, optional };
     // Under a list of commands programs have rights one by one (commands/reach.rs), and nothing else any to execute.
     let listed = !policy.commands.is_empty();
@@ -143,12 +144,15 @@ fn places(policy: &Policy, home: &[u8], known: u64) -> Vec<Place> {
         place(b"/dev/shm", known, false),
         place(b"/tmp", known, false),
         place(b"/var/tmp", known, false),
-        // Root's, but for a few directories in it.
-        place(b"/run", known, false),
+        place(b"/run/screen", known, false),
+        place(b"/run/lock", known, false),
+        place(format!("/run/user/{uid}").as_bytes(), known, false),
         place(home, known, false),
     ];
     if listed {
-        places.push(place(b"/proc", no_program(READ), false));
+        for shown in [&b"/proc"[..], b"/run"] {
+            places.push(place(shown, no_program(READ), false));
+        }
     }
     for bind in &policy.bind {
         let rights = if bind.read_only { no_program(READ) } else { known };

@@ -60,6 +60,7 @@ fn confine(session: &Session<'_>, notes: &mut Vec<String>) -> Result<()> {
     let fence = Fence::prepare(
         session.policy,
         session.home,
+        session.uid,
         session.privilege,
         session.program.path().to_bytes(),
         notes,
