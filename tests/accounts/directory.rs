@@ -114,6 +114,11 @@ fn mapped_by_user(scratch: &Scratch) -> Done {
          nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
     );
     assert_eq!(said.text(), expected, "{}", said.errors());
+    let mounts =
+        user.ssh(scratch, "while read -r _ _ _ _ at how _; do echo \"$at $how\"; done </proc/self/mountinfo");
+    for own in ["/etc/passwd ro,", "/etc/group ro,"] {
+        assert!(mounts.text().lines().any(|line| line.starts_with(own)), "{own} is not in {}", mounts.text());
+    }
     assert_eq!(std::fs::read_to_string(user.home.join("mark")).expect("in the home outside"), "in\n");
     assert_eq!(std::fs::read(jail.join("etc/passwd")).ok(), passwd.ok(), "no jail was edited");
     assert_eq!(std::fs::read(jail.join("etc/group")).ok(), group.ok());

@@ -154,16 +154,22 @@ pub fn decide(invocation: &Invocation) -> Result<Admission> {
             ),
         ));
     };
-    let admitted = admit_name(chosen, &root, &groups, &file, invocation)?;
+    let host = Host { root: &root, etc: &etc, groups: &groups, policy: &file };
+    let admitted = admit_name(chosen, host, invocation)?;
     for other in names.iter().skip(1) {
-        same_jail_and_policy(
-            &admitted,
-            &admit_name(other, &root, &groups, &file, invocation)?,
-            chosen,
-            other,
-        )?;
+        same_jail_and_policy(&admitted, &admit_name(other, host, invocation)?, chosen, other)?;
     }
     Ok(admitted)
+}
+
+/// What every account is judged by.
+#[derive(Debug, Clone, Copy)]
+struct Host<'a> {
+    root: &'a Top,
+    etc: &'a Top,
+    /// /etc/group.
+    groups: &'a [u8],
+    policy: &'a PolicyFile,
 }
 
 /// The line of an account that is not in /etc/passwd. What a directory says is believed for the uid that was asked for
@@ -202,13 +208,7 @@ fn names_of<'a>(file: &'a [u8], invocation: &Invocation) -> Vec<passwd::Entry<'a
     names
 }
 
-fn admit_name(
-    entry: &passwd::Entry<'_>,
-    root: &Top,
-    groups: &[u8],
-    file: &PolicyFile,
-    invocation: &Invocation,
-) -> Result<Admission> {
+fn admit_name(entry: &passwd::Entry<'_>, host: Host<'_>, invocation: &Invocation) -> Result<Admission> {
     let account = Account {
         name: entry.name.to_vec(),
         uid: invocation.uid,
@@ -222,14 +222,14 @@ fn admit_name(
         ));
     }
     // The policy may speak of any group; the session is only in those that give no way to root.
-    let named = name_groups(groups, &account, file)?;
+    let named = name_groups(host.groups, &account, host.policy)?;
     let group_names: Vec<Vec<u8>> = named.iter().map(|(_, name)| name.clone()).collect();
     let mut account = account;
-    account.groups.retain(|gid| !is_root_in_disguise(groups, *gid));
+    account.groups.retain(|gid| !is_root_in_disguise(host.groups, *gid));
     let account = account;
     let subject = Subject { user: &account.name, groups: &group_names };
-    let place = place_of(entry.home, file, subject)?;
-    let mut admission = admit(account, root, &group_names, groups, file, &place)?;
+    let place = place_of(entry.home, host, subject)?;
+    let mut admission = admit(account, &group_names, host, &place)?;
     if let Inside::Unknown = admission.inside {
         admission.account_files = Some(account_files(&admission, entry.gecos, &named));
     }
@@ -263,11 +263,11 @@ struct Place {
     host_home: Option<Vec<u8>>,
 }
 
-fn place_of(home: &[u8], file: &PolicyFile, subject: Subject<'_>) -> Result<Place> {
+fn place_of(home: &[u8], host: Host<'_>, subject: Subject<'_>) -> Result<Place> {
     if let Some(split) = split_home(home) {
         return Ok(Place { jail: split.jail.to_vec(), inner_home: split.inner.to_vec(), host_home: None });
     }
-    let layers = account_layers(file, subject).map_err(|why| Refusal::new(What::Policy, why))?;
+    let layers = account_layers(host.policy, subject).map_err(|why| Refusal::new(What::Policy, why))?;
     let mut jail = None;
     let mut inner = None;
     for (_, layer) in layers {
@@ -281,7 +281,8 @@ fn place_of(home: &[u8], file: &PolicyFile, subject: Subject<'_>) -> Result<Plac
             host_home: Some(home.to_vec()),
         });
     }
-    let placements = read_placements()?;
+    // Read only where passwd and the policy are silent.
+    let placements = read_of_etc(host.etc, PLACEMENT_FILE)?.unwrap_or_default();
     match placement::by_name(&placements, subject.user) {
         Some(placed) => Ok(Place {
             jail: placed.jail.to_vec(),
@@ -301,30 +302,14 @@ fn place_of(home: &[u8], file: &PolicyFile, subject: Subject<'_>) -> Result<Plac
     }
 }
 
-/// What jail-user wrote; read only where passwd and the policy are silent.
-fn read_placements() -> Result<Vec<u8>> {
-    let below = PLACEMENT_FILE.trim_start_matches('/');
-    match Top::root(Trust::Root).and_then(|root| root.open_file(Path::new(below))) {
-        Ok((fd, _)) => read_all(&fd).or_refuse(What::Policy, || format!("read '{PLACEMENT_FILE}'")),
-        Err(why) if why.is_missing() => Ok(Vec::new()),
-        Err(why) => Err(Refusal::new(What::Policy, format!("accounts: {why}"))),
-    }
-}
-
-fn admit(
-    account: Account,
-    root: &Top,
-    group_names: &[Vec<u8>],
-    groups: &[u8],
-    file: &PolicyFile,
-    place: &Place,
-) -> Result<Admission> {
-    let mut jail = open_jail_from(root, Path::new(OsStr::from_bytes(&place.jail)))?;
+fn admit(account: Account, group_names: &[Vec<u8>], host: Host<'_>, place: &Place) -> Result<Admission> {
+    let mut jail = open_jail_from(host.root, Path::new(OsStr::from_bytes(&place.jail)))?;
     let mut notes = Vec::new();
-    let entry = read_entry_file_from(root, &mut jail, Path::new(STATE_DIRECTORY), Trust::Root, &mut notes)?;
+    let entry =
+        read_entry_file_from(host.root, &mut jail, Path::new(STATE_DIRECTORY), Trust::Root, &mut notes)?;
     let subject = Subject { user: &account.name, groups: group_names };
     let sections = entry.as_ref().map(|entry| &entry.entry);
-    let policy = merge(file, sections, jail.path.as_os_str().as_bytes(), subject)
+    let policy = merge(host.policy, sections, jail.path.as_os_str().as_bytes(), subject)
         .map_err(|why| Refusal::new(What::Policy, format!("{POLICY_FILE}: {why}")))?;
     let home = plain_home(&place.inner_home, &policy)?;
     let home_source = match &place.host_home {
@@ -335,7 +320,7 @@ fn admit(
     let inside = passwd::by_name(&jail_passwd, &account.name).filter(|entry| entry.uid == account.uid);
     let shell = shell_of(&jail, inside.as_ref(), &policy);
     let inside = if inside.is_some() { Inside::Known } else { Inside::Unknown };
-    let tty_group = group::by_name(groups, b"tty").map(|entry| entry.gid);
+    let tty_group = group::by_name(host.groups, b"tty").map(|entry| entry.gid);
     Ok(Admission {
         account,
         jail,

@@ -152,36 +152,26 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
         process::new_session_keyring().or_refuse(What::Host, || "get a session keyring of its own".into())?;
     }
     let mut notes = Vec::new();
-    // Made before the filter, whose strict form knows the very pointers of this call.
-    let terminal_name = terminal_placeholder(entry.terminal);
     let agent = if admission.policy.agent {
         agent::find(entry.environment, admission.account.uid, entry.privilege, &mut notes)?
     } else {
         None
     };
-    let agent_name = agent.as_ref().map(|_| agent::PLACEHOLDER.to_vec());
-    let exec = prepare_exec(admission, entry, terminal_name.as_deref(), agent_name.as_deref())?;
+    // Made before the filter, whose strict form knows the very pointers of this call.
+    let expected = Names::in_a_new_cell(entry.terminal, agent.as_ref());
+    let exec = prepare_exec(admission, entry, &expected)?;
     let filter = filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?;
     let parent = getppid();
 
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;
-    // The host's of this moment; a cell found running has one of when it was made.
-    let resolver = match entry.privilege {
-        Privilege::Root => resolver::of_host(&admission.policy),
-        Privilege::UserNamespace => None,
-    };
-    let (cell, mut groups, lock) = find_cell(admission, entry, &mut notes)?;
-    let terminal = cell.join(entry.terminal)?;
-    if !admission.policy.agent {
-        agent::cover(&admission.home)?;
-    }
-    resolver.map(|text| resolver::refresh(&text)).transpose()?;
-    let agent = agent.map(|socket| cell::name_agent(&socket)).transpose()?;
-    let (exec, filter) = if (&terminal, &agent) == (&terminal_name, &agent_name) {
+    let resolver = resolver::of_host(&admission.policy);
+    let (cell, mut groups, lock) = find_cell(admission, entry, resolver.as_deref(), &mut notes)?;
+    let named = move_in(&cell, admission, entry, agent, resolver.as_deref())?;
+    let (exec, filter) = if named == expected {
         (exec, filter)
     } else {
-        let exec = prepare_exec(admission, entry, terminal.as_deref(), agent.as_deref())?;
+        let exec = prepare_exec(admission, entry, &named)?;
         // The strict form is built in, so no file is read for it here.
         let filter = match admission.policy.seccomp {
             Seccomp::Strict => filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?,
@@ -223,24 +213,60 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
             leak(pidfd);
             lock.map(leak);
             groups.settled();
-            let identity = match entry.privilege {
-                Privilege::Root => {
-                    Identity::Change { uid: account.uid, gid: account.gid, groups: Vec::new() }
-                }
-                Privilege::UserNamespace => Identity::Keep,
-            };
             if let (Some(announcement), Some(start)) = (entry.announcement, start) {
                 if start.heard()? == announce::Start::Made {
                     announcement.make()?;
                 }
             }
-            let tie = match entry.privilege {
-                Privilege::Root if !detaches => Tie::To(parent),
-                _ => Tie::None,
+            let (identity, tie) = match entry.privilege {
+                Privilege::Root => (
+                    Identity::Change { uid: account.uid, gid: account.gid, groups: Vec::new() },
+                    if detaches { Tie::None } else { Tie::To(parent) },
+                ),
+                Privilege::UserNamespace => (Identity::Keep, Tie::None),
             };
             match waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, tie }, &cell)? {}
         }
     }
+}
+
+/// The names in the cell of what a login brings along.
+#[derive(Debug, PartialEq, Eq)]
+struct Names {
+    terminal: Option<Vec<u8>>,
+    agent: Option<Vec<u8>>,
+}
+
+impl Names {
+    /// The first login of a new cell always gets these, so the environment can be laid out in advance.
+    fn in_a_new_cell(terminal: Terminal, agent: Option<&OwnedFd>) -> Self {
+        Self {
+            terminal: terminal.fd().map(|_| b"/dev/ttyj0".to_vec()),
+            agent: agent.map(|_| agent::PLACEHOLDER.to_vec()),
+        }
+    }
+}
+
+/// Goes into the cell, and makes of it what this login is to find: its terminal and agent, no agent that it may not have,
+/// and the host's name servers of now (a cell found running has those of when it was made).
+// Its frame must be gone while the waiter waits: see release_unused_stack.
+#[inline(never)]
+fn move_in(
+    cell: &Cell,
+    admission: &Admission,
+    entry: &Entry<'_>,
+    agent: Option<OwnedFd>,
+    resolver: Option<&[u8]>,
+) -> Result<Names> {
+    let terminal = cell.join(entry.terminal)?;
+    if !admission.policy.agent {
+        agent::cover(&admission.home)?;
+    }
+    if let (Some(text), Privilege::Root) = (resolver, entry.privilege) {
+        resolver::refresh(text)?;
+    }
+    let agent = agent.map(|socket| cell::name_agent(&socket)).transpose()?;
+    Ok(Names { terminal, agent })
 }
 
 /// A cell of this login's own, or the one that all logins of the user share; with it the lock that keeps it alive until
@@ -250,13 +276,14 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
 fn find_cell(
     admission: &Admission,
     entry: &Entry<'_>,
+    resolver: Option<&[u8]>,
     notes: &mut Vec<String>,
 ) -> Result<(Cell, Groups, Option<OwnedFd>)> {
     let policy = &admission.policy;
+    let draw = || Blueprint::draw(admission, start_of(entry), entry.privilege, resolver);
     if entry.privilege == Privilege::UserNamespace {
         let mut groups = Groups::none_without_root(policy, notes)?;
-        let cell =
-            Cell::for_one_login(Blueprint::draw(admission, start_of(entry), entry.privilege)?, &mut groups)?;
+        let cell = Cell::for_one_login(draw()?, &mut groups)?;
         return Ok((cell, groups, None));
     }
     let run = registry::open_run()?;
@@ -265,15 +292,11 @@ fn find_cell(
         Sharing::Private => {
             let name = format!("login-{}", std::process::id());
             let mut groups = Groups::prepare(policy, uid, &name, &run, notes)?;
-            let cell = Cell::for_one_login(
-                Blueprint::draw(admission, start_of(entry), entry.privilege)?,
-                &mut groups,
-            )?;
+            let cell = Cell::for_one_login(draw()?, &mut groups)?;
             Ok((cell, groups, None))
         }
         Sharing::Shared => {
             let mut groups = Groups::prepare(policy, uid, &admission.jail.name, &run, notes)?;
-            let draw = || Blueprint::draw(admission, start_of(entry), entry.privilege);
             let (cell, lock) = registry::find_or_create(admission, &run, &mut groups, draw)?;
             Ok((cell, groups, Some(lock)))
         }
@@ -283,11 +306,6 @@ fn find_cell(
 /// Only jail-run starts in a directory that may have to be made; a login's home is there or it is refused.
 fn start_of<'a>(entry: &'a Entry<'_>) -> Option<&'a [u8]> {
     (entry.report == Report::Tool).then_some(entry.directory.as_slice())
-}
-
-/// The first terminal of a new cell always gets this name, so the environment can be laid out in advance.
-fn terminal_placeholder(terminal: Terminal) -> Option<Vec<u8>> {
-    terminal.fd().map(|_| b"/dev/ttyj0".to_vec())
 }
 
 /// What the policy asks for and this version or host cannot give is refused before anything is made.
@@ -329,12 +347,7 @@ fn must_fit_the_base(admission: &Admission) -> Result<()> {
 
 // Its frame must be gone while the waiter waits: see release_unused_stack.
 #[inline(never)]
-fn prepare_exec(
-    admission: &Admission,
-    entry: &Entry<'_>,
-    terminal: Option<&[u8]>,
-    agent: Option<&[u8]>,
-) -> Result<Exec> {
+fn prepare_exec(admission: &Admission, entry: &Entry<'_>, names: &Names) -> Result<Exec> {
     let c_string = |bytes: &[u8]| {
         CString::new(bytes).or_refuse(What::Call, || format!("pass on '{}'", printable(bytes)))
     };
@@ -358,8 +371,8 @@ fn prepare_exec(
         home: &admission.home,
         user: &admission.account.name,
         shell: &admission.shell,
-        terminal,
-        agent,
+        terminal: names.terminal.as_deref(),
+        agent: names.agent.as_deref(),
     };
     let policy = &admission.policy;
     let env = environment::build(entry.environment, entry.set, &policy.env, fixed);

@@ -40,9 +40,10 @@ pub(crate) fn explain(user: &OsStr) -> Result<()> {
         call: Call { login: true, command: None, explain: None },
         uid: entry.uid,
         gid: entry.gid,
-        groups: match from_directory {
-            false => group::groups_of(&groups, entry.name),
-            true => groups_of(&directory::ask("initgroups", &[entry.name.to_vec()])?),
+        groups: if from_directory {
+            groups_of(&directory::ask("initgroups", &[entry.name.to_vec()])?)
+        } else {
+            group::groups_of(&groups, entry.name)
         },
         environment: vec![(OsString::from("LOGNAME"), user.to_owned())],
         terminal: Terminal::None,

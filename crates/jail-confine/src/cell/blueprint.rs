@@ -44,6 +44,24 @@ pub(crate) enum Kind {
     File,
 }
 
+/// A file that the cell shows instead of the jail's.
+#[derive(Debug)]
+pub(crate) struct OwnFile {
+    /// Below the root, without a slash before it.
+    pub(crate) target: &'static str,
+    pub(crate) content: Vec<u8>,
+    pub(crate) renewal: Renewal,
+}
+
+/// Whether a file of the cell's own is written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// It lasts as it is, and its mount is read-only.
+    Never,
+    /// By root, before each login; by its mode nobody else can.
+    AtEachLogin,
+}
+
 /// Whether a file on a mount that the user can write may become a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Execution {
@@ -85,8 +103,7 @@ pub struct Blueprint {
     pub(crate) start: Option<Vec<u8>>,
     /// The host's device nodes, where they cannot be made.
     pub(crate) devices: Vec<(&'static str, OwnedFd)>,
-    /// Files of the cell's own, by target.
-    pub(crate) files: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) files: Vec<OwnFile>,
     /// Keeps the generation of the base that this is made from from being removed.
     pub(crate) hold: Option<OwnedFd>,
     pub(crate) tmp: Size,
@@ -110,7 +127,12 @@ impl Blueprint {
     ///
     /// # Errors
     /// If the kernel will not copy a mount, or a directory that the policy binds is not there.
-    pub fn draw(admission: &Admission, start: Option<&[u8]>, privilege: Privilege) -> Result<Self> {
+    pub fn draw(
+        admission: &Admission,
+        start: Option<&[u8]>,
+        privilege: Privilege,
+        resolver: Option<&[u8]>,
+    ) -> Result<Self> {
         let policy = &admission.policy;
         let root = Layers { lowers: copy_layers(admission)?, changes: changes(policy.root), privilege };
         let execution = Execution::under(policy);
@@ -140,7 +162,7 @@ impl Blueprint {
                 Privilege::Root => Vec::new(),
                 Privilege::UserNamespace => host_devices()?,
             },
-            files: own_files(admission),
+            files: own_files(admission, privilege, resolver),
             hold: hold_base(admission)?,
             tmp: policy.tmp,
             execution,
@@ -189,13 +211,20 @@ const fn changes(root: Root) -> Changes {
     }
 }
 
-/// Files that the cell shows instead of the jail's.
-fn own_files(admission: &Admission) -> Vec<(&'static str, Vec<u8>)> {
+fn own_files(admission: &Admission, privilege: Privilege, resolver: Option<&[u8]>) -> Vec<OwnFile> {
+    let fixed =
+        |target, content: &[u8]| OwnFile { target, content: content.to_vec(), renewal: Renewal::Never };
     let accounts = admission
         .account_files
         .as_ref()
-        .map(|files| [("etc/passwd", files.passwd.clone()), ("etc/group", files.group.clone())]);
-    let resolver = crate::resolver::of_host(&admission.policy).map(|text| (crate::resolver::PATH, text));
+        .map(|files| [fixed("etc/passwd", &files.passwd), fixed("etc/group", &files.group)]);
+    let resolver = resolver.map(|text| OwnFile {
+        renewal: match privilege {
+            Privilege::Root => Renewal::AtEachLogin,
+            Privilege::UserNamespace => Renewal::Never,
+        },
+        ..fixed(crate::resolver::PATH, text)
+    });
     accounts.into_iter().flatten().chain(resolver).collect()
 }
 

@@ -65,7 +65,7 @@ fn close_the_door(privilege: Privilege, lifeline: &OwnedFd) -> bool {
     matches!(told, Ok(1)) && set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok()
 }
 
-// Its frame must be gone while the waiter waits: see release_unused_stack.
+// Its frame must be gone while this process waits: see release_unused_stack.
 #[inline(never)]
 fn prepare(blueprint: &Blueprint, groups: &Groups, log: Option<HostLog>) -> Result<Option<Relay>, String> {
     // The limits hold for this process and all below it; seen from inside, the group is the root of all groups.
@@ -126,7 +126,7 @@ fn wait_for_the_end(
             Ok(0) if end == End::WithItsLogin || nobody_is_left() => return,
             Ok(0) => match &mut relay {
                 Some(relay) => log_for_a_while(relay),
-                None => process::sleep_milliseconds(POLL),
+                None => process::sleep_milliseconds(POLL_MILLISECONDS.into()),
             },
         }
     }
@@ -165,18 +165,18 @@ fn log_until_told(relay: &mut Relay) {
 
 /// As long as a cell without a waiter sleeps between two looks, or until a line comes.
 fn log_for_a_while(relay: &mut Relay) {
-    let patience = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+    let patience = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_MILLISECONDS) * 1_000_000 };
     let mut line = [PollFd::from_borrowed_fd(relay.socket(), PollFlags::IN)];
     match poll(&mut line, Some(&patience)) {
         Ok(0) => {}
         Ok(_) => relay.pass_on(),
-        Err(_) => process::sleep_milliseconds(POLL),
+        Err(_) => process::sleep_milliseconds(POLL_MILLISECONDS.into()),
     }
 }
 
 const LIFELINE: BorrowedFd<'static> = rustix::stdio::stdin();
 /// How often a cell without a waiter looks whether a process is left in it: nothing tells it.
-const POLL: u64 = 500;
+const POLL_MILLISECONDS: u32 = 500;
 
 /// Puts the descriptors given at 0, 1, 2, leaves the hold on a base and the log's socket where they are, and closes all
 /// others: nothing else of the host stays open in a process of the cell (they cannot be looked at or taken from outside

@@ -399,17 +399,17 @@ fn sweep_but(cells: &OwnedFd, except: Option<&str>, most: usize) -> Result<Vec<R
     let mut running = Vec::new();
     let mut buffer = Vec::with_capacity(2048);
     let mut entries = RawDir::new(cells, buffer.spare_capacity_mut());
-    let mut left = most.saturating_add(3);
+    let mut looked_at = 0;
     while let Some(entry) = entries.next() {
         let entry = entry.or_refuse(What::Host, || "list the cells".into())?;
         let name = printable(entry.file_name().to_bytes());
-        left = left.saturating_sub(1);
         if name == "." || name == ".." || Some(name.as_str()) == except {
             continue;
         }
-        if left == 0 {
+        if looked_at == most {
             break;
         }
+        looked_at += 1;
         let Some(place) = existing(cells, &name)? else { continue };
         match alive(&place)? {
             Some(state) => running.push(Running { name, state }),

@@ -16,7 +16,9 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
-use super::blueprint::{Attachment, Below, Blueprint, DEVICES, Execution, Kind, Privilege, copy};
+use super::blueprint::{
+    Attachment, Below, Blueprint, DEVICES, Execution, Kind, OwnFile, Privilege, Renewal, copy,
+};
 use crate::admission::BELOW;
 use crate::refusal::printable;
 
@@ -77,8 +79,8 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     for bind in &blueprint.binds {
         cell.attach(bind)?;
     }
-    for (target, content) in &blueprint.files {
-        cell.own_file(target, content, &scratch, blueprint.privilege)?;
+    for file in &blueprint.files {
+        cell.own_file(file, &scratch)?;
     }
     cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?, b"/tmp", Kind::Directory)?;
     for attachment in &blueprint.brought {
@@ -276,7 +278,8 @@ impl Interior<'_> {
     }
 
     /// A file of the cell's own over one of the jail's; where the jail has none there is nothing to cover.
-    fn own_file(&self, target: &str, content: &[u8], scratch: &Scratch, privilege: Privilege) -> Result<()> {
+    fn own_file(&self, own: &OwnFile, scratch: &Scratch) -> Result<()> {
+        let target = own.target;
         let doing = || format!("show the cell's own '/{target}'");
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = match openat2(self.root, target, flags, Mode::empty(), BELOW) {
@@ -288,10 +291,9 @@ impl Interior<'_> {
         let name = target.rsplit('/').next().unwrap_or(target);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat2(scratch.tmpfs, name, flags, Mode::from_raw_mode(0o644), BELOW).while_(doing)?;
-        write_all(&file, content).while_(doing)?;
+        write_all(&file, &own.content).while_(doing)?;
         let tree = copy(file.as_fd(), Below::Left).while_(doing)?;
-        if privilege == Privilege::UserNamespace {
-            // The files of such a cell are all the caller's; with root they are root's, who brings them up to date.
+        if own.renewal == Renewal::Never {
             set_attributes(tree.as_fd(), attributes::READ_ONLY, 0, Reach::Single).while_(doing)?;
         }
         attach_to(tree.as_fd(), place.as_fd()).while_(doing)
