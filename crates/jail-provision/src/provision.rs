@@ -154,7 +154,11 @@ pub fn run(
     carry_out(outlook, &now, &jail, &state, request.durable, watcher, &lock)
 }
 
-fn find(path: &Path) -> Result<(Option<JailRoot>, PathBuf)> {
+/// A jail that may not be there yet, and its path made plain.
+///
+/// # Errors
+/// As [`JailRoot::find`].
+pub fn find(path: &Path) -> Result<(Option<JailRoot>, PathBuf)> {
     match JailRoot::find(path)? {
         Found::Jail(jail) => {
             let path = jail.path().to_path_buf();

@@ -28,6 +28,32 @@ pub struct Account {
     pub shell: Vec<u8>,
 }
 
+impl From<&passwd::Entry<'_>> for Account {
+    fn from(entry: &passwd::Entry<'_>) -> Self {
+        Self {
+            name: entry.name.to_vec(),
+            uid: entry.uid,
+            gid: entry.gid,
+            home: entry.home.to_vec(),
+            shell: entry.shell.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Account {
+    /// The one that the tests of this report speak of.
+    pub(super) fn dave() -> Self {
+        Self {
+            name: b"dave".to_vec(),
+            uid: 1001,
+            gid: 1001,
+            home: b"/j/./home/dave".to_vec(),
+            shell: b"/usr/local/sbin/jail-sh".to_vec(),
+        }
+    }
+}
+
 impl Account {
     /// The name, safe to print.
     #[must_use]
@@ -87,13 +113,7 @@ pub(super) fn jailed(view: &View, named: &[String]) -> Result<Jailed> {
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let mut accounts: Vec<Account> = passwd::entries(&passwd)
         .filter(|entry| is_jail_shell(entry.shell))
-        .map(|entry| Account {
-            name: entry.name.to_vec(),
-            uid: entry.uid,
-            gid: entry.gid,
-            home: entry.home.to_vec(),
-            shell: entry.shell.to_vec(),
-        })
+        .map(|entry| Account::from(&entry))
         .collect();
     if view.is_this_host() {
         accounts.extend(of_a_directory(view, &passwd));

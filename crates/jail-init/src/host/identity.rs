@@ -77,16 +77,8 @@ mod tests {
             davina:x:1001:1001::/home/davina:/bin/bash\nerin:x:1002:6::/j/./home/erin:/usr/local/sbin/jail-sh\n\
             fine:x:1003:1003::/j/./home/fine:/usr/local/sbin/jail-sh\n";
         let group = b"root:x:0:\ndisk:x:6:\ndocker:x:990:dave\ndave:x:1001:\nerin:x:1002:\nfine:x:1003:\n";
-        let accounts = passwd::entries(passwd)
-            .filter(|e| is_jail_shell(e.shell))
-            .map(|e| Account {
-                name: e.name.to_vec(),
-                uid: e.uid,
-                gid: e.gid,
-                home: e.home.to_vec(),
-                shell: e.shell.to_vec(),
-            })
-            .collect();
+        let accounts =
+            passwd::entries(passwd).filter(|e| is_jail_shell(e.shell)).map(|e| Account::from(&e)).collect();
         let jailed = Jailed { accounts, passwd: passwd.to_vec(), group: group.to_vec() };
         let found: Vec<(&str, String)> = jailed
             .accounts

@@ -109,13 +109,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let account = Account {
-            name: b"dave".to_vec(),
-            uid: 1001,
-            gid: 1001,
-            home: b"/j/./home/dave".to_vec(),
-            shell: b"/usr/local/sbin/jail-sh".to_vec(),
-        };
+        let account = Account::dave();
         look(&View::below(dir.path()).unwrap(), &account).into_iter().map(|finding| finding.id).collect()
     }
 

@@ -156,13 +156,7 @@ mod tests {
 
     #[test]
     fn who_runs() {
-        let account = Account {
-            name: b"dave".to_vec(),
-            uid: 1001,
-            gid: 1001,
-            home: b"/j/./home/dave".to_vec(),
-            shell: b"/usr/local/sbin/jail-sh".to_vec(),
-        };
+        let account = Account::dave();
         let [pool, uwsgi, _, apache] = &KINDS;
         assert!(names_account(pool, b"user = dave ; the owner", &account));
         assert!(names_account(pool, b"user=\"1001\"", &account));

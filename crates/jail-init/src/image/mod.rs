@@ -16,7 +16,7 @@ use flate2::bufread::MultiGzDecoder;
 use jail_provision::apply::Progress;
 use jail_provision::digest::Digest;
 use jail_provision::error::{Error, Result};
-use jail_provision::jailroot::{Found, JailRoot};
+use jail_provision::jailroot::JailRoot;
 use jail_provision::manifest::{ImageOrigin, Manifest, PathText};
 use jail_provision::plan::Kept;
 use jail_provision::recording::Seen;
@@ -73,7 +73,7 @@ pub(crate) fn import(request: &Request<'_>, tool: &Tool) -> Result<Outcome> {
     let layout = Layout::open(request.file)?;
     let (descriptor, manifest) = layout.image()?;
     let image = describe(&layout, &descriptor, manifest)?;
-    let (jail, path) = find(request.jail)?;
+    let (jail, path) = provision::find(request.jail)?;
     let state = tool.state(&path);
     let old = known(&state, &path, jail.as_ref())?;
     if is_up_to_date(&image, &old, jail.as_ref()) && !request.force {
@@ -102,19 +102,6 @@ pub(crate) fn import(request: &Request<'_>, tool: &Tool) -> Result<Outcome> {
     carry_out(&image, &tree, &differences, &old, &jail, &state, &mut line)?;
     line.clear();
     Ok(outcome(request, path, &image, tree.nodes.len(), &differences, notes))
-}
-
-fn find(path: &Path) -> Result<(Option<JailRoot>, PathBuf)> {
-    match JailRoot::find(path)? {
-        Found::Jail(jail) => {
-            let path = jail.path().to_path_buf();
-            Ok((Some(jail), path))
-        }
-        Found::Nothing => {
-            let absolute = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
-            Ok((None, jail_provision::tree::plain(&absolute).unwrap_or(absolute)))
-        }
-    }
 }
 
 /// What is known of the jail. One that was not made from an image, or a directory that holds something, is not for us.
