@@ -6,6 +6,7 @@ use std::path::Path;
 use jailwright_tests::{Done, Run, Scratch, Test, test};
 
 use crate::edits::json;
+use crate::faults::{counts, traced};
 use crate::setting::{account, jail, jail_user, jail_user_in, line_of};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -15,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch keys_go_nowhere_else),
     test!(scratch a_bound_home_stays_and_logs_in),
     test!(scratch a_bound_home_comes_and_goes),
+    test!(scratch a_bound_home_that_cannot_go_stays_where_it_is),
 ];
 
 fn made_jailed_and_let_in_by_one_command(scratch: &Scratch) -> Done {
@@ -216,5 +218,34 @@ fn a_bound_home_comes_and_goes(scratch: &Scratch) -> Done {
     jail_user_in(&one, &["-m", &moved.name]).ok();
     let refused = jail_user_in(&one, &["--bind-home", &moved.name]);
     assert_eq!((refused.status, refused.errors().contains("in the jail already")), (1, true));
+    Ok(())
+}
+
+/// Whichever call fails on the way between two jails, the account can log in to the one that is told of.
+fn a_bound_home_that_cannot_go_stays_where_it_is(scratch: &Scratch) -> Done {
+    let bound = || {
+        let (one, two) = (jail(scratch, "/srv"), jail(scratch, "/srv"));
+        let user = account();
+        jail_user_in(&one, &["--bind-home", &user.name]).ok();
+        (user, one, two)
+    };
+    let (sample, _, to) = bound();
+    let known = counts(&["--move-to", to.to_str().expect("text"), &sample.name], scratch);
+    let mut stayed = 0;
+    for (call, count) in known.into_iter().filter(|(call, _)| matches!(*call, "linkat" | "renameat")) {
+        for moment in 1..=count {
+            let (user, one, two) = bound();
+            let args = ["--move-to", two.to_str().expect("text"), &user.name];
+            let said = traced(call, &format!("error=ENOSPC:when={moment}"), &args).run();
+            let context = format!("{call} number {moment} of {count}: {} {}", said.status, said.errors());
+            let jail = if said.status == 0 { &two } else { &one };
+            let placed = format!("{0}:{1}:/home/{0}", user.name, jail.display());
+            assert_eq!(line_of("/etc/jailwright/accounts", &user.name), Some(placed), "{context}");
+            let inside = user.line_in(jail.join("etc/passwd").to_str().expect("text"));
+            assert!(inside.is_some(), "{context}");
+            stayed += usize::from(said.status != 0);
+        }
+    }
+    assert!(stayed > 3, "only {stayed} moves failed");
     Ok(())
 }

@@ -3,8 +3,10 @@
 //! It is written before anything is done, so that the next run can finish or undo what a killed one left.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use jail_accounts::placement;
 use jail_accounts::replace::{self, Fresh};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -132,6 +134,13 @@ impl Record {
             self.user_manager = old.user_manager.or(self.user_manager);
         }
         self
+    }
+
+    /// The account's line in our own file of who is in which jail, without its ending.
+    #[must_use]
+    pub fn placement(&self, jail: &Path) -> Vec<u8> {
+        let jail = jail.as_os_str().as_bytes();
+        placement::line(&placement::Entry { name: &self.user.0, jail, home: &self.inner_home.0 })
     }
 }
 

@@ -164,9 +164,8 @@ pub fn steps(record: &Record, jail: &Path) -> Vec<String> {
         ),
     }];
     if record.home == Home::Bound {
-        let placed =
-            [record.user.0.as_slice(), jail.as_os_str().as_bytes(), &record.inner_home.0].join(&b':');
-        steps.push(format!("/etc/jailwright/accounts: +{}", shown_line(&Text(placed))));
+        let placed = shown_line(&Text(record.placement(jail)));
+        steps.push(format!("/etc/jailwright/accounts: +{placed}"));
     }
     if let Some(origin) = &record.origin {
         let passwd = quoted(origin.jail.as_path().join("etc/passwd").as_os_str());

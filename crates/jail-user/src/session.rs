@@ -280,16 +280,27 @@ impl<'a> Session<'a> {
     /// Says in our own file where accounts go whose home stays outside: before passwd, since until that says so too the
     /// file means nothing for them.
     fn place(&self, records: &[&Record]) -> Result<(), Trouble> {
-        let bound: Vec<&Record> =
-            records.iter().filter(|record| record.home == Home::Bound).copied().collect();
+        self.write_placements(records.iter().map(|record| (self.jail_path.as_path(), *record)))
+    }
+
+    /// Says so of accounts that could not leave another jail: they are in that one still.
+    fn place_back(&self, records: &[&Record]) -> Result<(), Trouble> {
+        let origins = records.iter().filter_map(|record| record.origin.as_deref());
+        self.write_placements(origins.map(|origin| (origin.jail.as_path(), &origin.record)))
+    }
+
+    fn write_placements<'r>(
+        &self,
+        placed: impl Iterator<Item = (&'r Path, &'r Record)>,
+    ) -> Result<(), Trouble> {
+        let bound: Vec<_> = placed.filter(|(_, record)| record.home == Home::Bound).collect();
         if bound.is_empty() {
             return Ok(());
         }
-        let jail = self.jail_path.as_os_str().as_bytes();
         books::edit_placements(self.host, |table| {
-            for record in &bound {
+            for (jail, record) in bound {
+                let line = record.placement(jail);
                 let name = record.user.0.as_slice();
-                let line = placement::line(&placement::Entry { name, jail, home: &record.inner_home.0 });
                 if table.replace(name, [line.as_slice(), b"\n"].concat()).is_err() {
                     table.append(name, &line);
                 }
@@ -573,6 +584,7 @@ impl<'a> Session<'a> {
         let all: Vec<&Record> = records.iter().collect();
         self.restore_host(&all)?;
         self.clear_jail(&all)?;
+        self.place_back(&all)?;
         self.unplace(&all)?;
         let gone: HashSet<&Text> = records.iter().map(|record| &record.user).collect();
         self.records.accounts.retain(|record| !gone.contains(&record.user));
