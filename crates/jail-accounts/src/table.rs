@@ -58,6 +58,12 @@ impl<'a> Table<'a> {
         self.lines.get(*at)?.as_deref()
     }
 
+    /// The same without its ending.
+    #[must_use]
+    pub fn text(&self, name: &[u8]) -> Option<&[u8]> {
+        self.line(name).map(strip_newline)
+    }
+
     /// Puts another line in the place of that name's, ending and all.
     pub fn replace(&mut self, name: &[u8], line: Vec<u8>) -> Result<(), NoSuchLine> {
         let at = *self.by_name.get(name).ok_or(NoSuchLine)?;
@@ -74,6 +80,13 @@ impl<'a> Table<'a> {
         if let Some(slot) = self.by_name.remove(name).and_then(|at| self.lines.get_mut(at)) {
             *slot = None;
             self.changed = true;
+        }
+    }
+
+    /// Puts a line (given without its ending) in the place of that name's, or adds it.
+    pub fn put(&mut self, name: &[u8], line: &[u8]) {
+        if self.replace(name, [line, b"\n"].concat()).is_err() {
+            self.append(name, line);
         }
     }
 
@@ -206,7 +219,9 @@ fn split_ending(line: &[u8]) -> (&[u8], &[u8]) {
     line.split_at_checked(text.len()).unwrap_or((line, b""))
 }
 
-fn strip_newline(line: &[u8]) -> &[u8] {
+/// A line without its ending.
+#[must_use]
+pub fn strip_newline(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 

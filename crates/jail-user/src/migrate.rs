@@ -88,10 +88,7 @@ fn is_theirs(entry: &passwd::Entry<'_>) -> bool {
 /// Accounts that came from jailkit, by jail: those named, or all.
 pub fn came_from_jailkit(host: &Host, named: &[OsString], all: bool) -> Result<Found, Trouble> {
     let recorded = Records::accounts_of_all(&host.state)?;
-    let came = |record: &Record| {
-        let line = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
-        passwd::parse(line).is_some_and(|entry| is_theirs(&entry))
-    };
+    let came = |record: &Record| record.entry_before().is_some_and(|entry| is_theirs(&entry));
     let mut found = Found::default();
     for (record, jail) in recorded.iter().filter(|(record, _)| came(record)) {
         let user = record.user.as_os_str().to_owned();

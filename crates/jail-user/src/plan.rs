@@ -141,7 +141,7 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
         user: user_text,
         origin: None,
     };
-    let written = scene.jail_passwd_line(name) == Some(record.jail_line.after.0.as_slice());
+    let written = scene.jail_passwd.text(name) == Some(record.jail_line.after.0.as_slice());
     let home_there = match record.home {
         Home::Bound => placed,
         _ => residence.is_jailed && residence.home_exists,
@@ -271,12 +271,6 @@ fn refuse_other_placement(
         .hint("use --move-to, or --release it first"));
     }
     Ok(here && *home == Home::Bound && placed.home == inner.as_os_str().as_bytes())
-}
-
-impl Scene<'_> {
-    fn jail_passwd_line(&self, name: &[u8]) -> Option<&[u8]> {
-        self.jail_passwd.line(name).map(|line| line.strip_suffix(b"\n").unwrap_or(line))
-    }
 }
 
 fn find<'a>(scene: &'a Scene<'_>, user: &OsStr) -> Result<&'a passwd::Entry<'a>, Trouble> {
@@ -498,7 +492,7 @@ fn jail_line(
     shell: &Path,
     old: Option<&Record>,
 ) -> Result<JailLine, Trouble> {
-    let there = scene.jail_passwd_line(entry.name);
+    let there = scene.jail_passwd.text(entry.name);
     if let Some(other) = there.and_then(passwd::parse) {
         if other.uid != entry.uid {
             return Err(Trouble::failed(format!(

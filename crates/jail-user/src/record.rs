@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use jail_accounts::placement;
 use jail_accounts::replace::{self, Fresh};
+use jail_accounts::{passwd, placement, table};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,18 @@ impl Record {
             self.user_manager = old.user_manager.or(self.user_manager);
         }
         self
+    }
+
+    /// What passwd said of the account before it was jailed.
+    #[must_use]
+    pub fn entry_before(&self) -> Option<passwd::Entry<'_>> {
+        passwd::parse(table::strip_newline(&self.line_before.0))
+    }
+
+    /// What passwd says of it in the jail.
+    #[must_use]
+    pub fn entry_after(&self) -> Option<passwd::Entry<'_>> {
+        passwd::parse(table::strip_newline(&self.line_after.0))
     }
 
     /// The account's line in our own file of who is in which jail, without its ending.

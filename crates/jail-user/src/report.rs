@@ -1,14 +1,14 @@
 //! What is said of each account: lines for people, JSON for scripts.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use jail_accounts::table;
 use serde::Serialize;
 
 use crate::record::{Home, JailGroup, Phase, Record};
 use crate::text::Text;
-use crate::trouble::{Trouble, quoted};
+use crate::trouble::{Trouble, quoted, quoted_bytes};
 
 /// What became of one account.
 #[derive(Debug, Clone)]
@@ -192,8 +192,7 @@ pub fn steps(record: &Record, jail: &Path) -> Vec<String> {
 #[must_use]
 pub fn removal(record: &Record, jail: &Path, with_home: bool) -> Vec<String> {
     let inner = inside(jail, &record.inner_home);
-    let line = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
-    let outside = jail_accounts::passwd::parse(line).map(|entry| quoted(OsStr::from_bytes(entry.home)));
+    let outside = record.entry_before().map(|entry| quoted_bytes(entry.home));
     let home = if record.home == Home::Bound { outside.unwrap_or_default() } else { inner };
     vec![
         format!("account: userdel {}", quoted(record.user.as_os_str())),
@@ -239,6 +238,5 @@ fn inside(jail: &Path, inner: &Text) -> String {
 
 /// A line of an account file, without its ending and safe to print.
 fn shown_line(line: &Text) -> String {
-    let text = line.0.strip_suffix(b"\n").unwrap_or(&line.0);
-    quoted(Text(text.to_vec()).as_os_str())
+    quoted_bytes(table::strip_newline(&line.0))
 }

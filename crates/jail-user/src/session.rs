@@ -107,8 +107,8 @@ impl<'a> Session<'a> {
                 .records
                 .get(user.as_bytes())
                 .ok_or_else(|| Trouble::failed(format!("{} is not in the jail", quoted(user))))?;
-            let line = record.line_after.0.strip_suffix(b"\n").unwrap_or(&record.line_after.0);
-            let entry = passwd::parse(line)
+            let entry = record
+                .entry_after()
                 .ok_or_else(|| Trouble::failed(format!("the line of {} cannot be read", quoted(user))))?;
             let place = match record.home {
                 Home::Bound => Place::on_host(Path::new(OsStr::from_bytes(entry.home)))?,
@@ -299,11 +299,7 @@ impl<'a> Session<'a> {
         }
         books::edit_placements(self.host, |table| {
             for (jail, record) in bound {
-                let line = record.placement(jail);
-                let name = record.user.0.as_slice();
-                if table.replace(name, [line.as_slice(), b"\n"].concat()).is_err() {
-                    table.append(name, &line);
-                }
+                table.put(&record.user.0, &record.placement(jail));
             }
         })
     }
@@ -316,12 +312,11 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let here = |line: &[u8]| {
-            let text = line.strip_suffix(b"\n").unwrap_or(line);
-            placement::parse(text).is_some_and(|placed| placed.jail == self.jail_path.as_os_str().as_bytes())
+            placement::parse(line).is_some_and(|placed| placed.jail == self.jail_path.as_os_str().as_bytes())
         };
         books::edit_placements(self.host, |table| {
             for record in &bound {
-                if table.line(&record.user.0).is_some_and(here) {
+                if table.text(&record.user.0).is_some_and(here) {
                     table.remove(&record.user.0);
                 }
             }
@@ -917,9 +912,9 @@ fn leave_jailed(books: &mut books::Books<'_>, name: &[u8]) -> Result<(), Trouble
 }
 
 fn drop_empty_group(books: &mut books::Books<'_>, gid: u32) -> bool {
-    let line = books.group.line(JAILED).map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec());
-    let empty = line
-        .as_deref()
+    let empty = books
+        .group
+        .text(JAILED)
         .and_then(group::parse)
         .is_some_and(|entry| entry.gid == gid && entry.members().count() == 0);
     if empty {
@@ -941,8 +936,7 @@ fn restore_line(books: &mut books::Books<'_>, record: &Record) -> Result<(), Tro
     let restored = if line == record.line_after.0 {
         Some(record.line_before.0.clone())
     } else {
-        let text = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
-        passwd::parse(text).and_then(|before| table::with_home_and_shell(line, before.home, before.shell))
+        record.entry_before().and_then(|before| table::with_home_and_shell(line, before.home, before.shell))
     };
     let restored = restored.ok_or_else(|| {
         Trouble::failed(format!("the passwd line of {} cannot be restored", quoted_bytes(name)))
@@ -959,11 +953,11 @@ fn check_release(
     let who = quoted(record.user.as_os_str());
     // The account is gone: there is nothing to put back but the jail's lines.
     let Some(line) = line else { return Ok(()) };
-    let fields = |line: &[u8]| {
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        passwd::parse(text).map(|entry| (entry.uid, entry.home.to_vec(), entry.shell.to_vec()))
+    let fields = |entry: Option<passwd::Entry<'_>>| {
+        entry.map(|entry| (entry.uid, entry.home.to_vec(), entry.shell.to_vec()))
     };
-    let (now, ours, before) = (fields(line), fields(&record.line_after.0), fields(&record.line_before.0));
+    let now = fields(passwd::parse(table::strip_newline(line)));
+    let (ours, before) = (fields(record.entry_after()), fields(record.entry_before()));
     if now != ours && now != before && !force {
         return Err(Trouble::failed(format!(
             "the home, shell or uid of {who} was changed since it was jailed"
@@ -981,10 +975,7 @@ fn check_release(
 
 fn write_jail_lines(books: &mut books::JailBooks<'_>, record: &Record) {
     let name = record.user.0.as_slice();
-    let line = [record.jail_line.after.0.as_slice(), b"\n"].concat();
-    if books.passwd.replace(name, line).is_err() {
-        books.passwd.append(name, &record.jail_line.after.0);
-    }
+    books.passwd.put(name, &record.jail_line.after.0);
     for group in &record.jail_groups {
         if books.group.line(&group.name.0).is_none() {
             let line = [group.name.0.as_slice(), b":x:", group.gid.to_string().as_bytes(), b":"].concat();
@@ -1010,9 +1001,8 @@ fn clear_jail_lines(books: &mut books::JailBooks<'_>, record: &Record, needed: &
         if group.joined {
             edit_member(&mut books.group, &group.name.0, |line| table::without_member(line, name));
         }
-        let text =
-            books.group.line(&group.name.0).map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec());
-        let empty = text.as_deref().and_then(group::parse).is_some_and(|entry| entry.members().count() == 0);
+        let entry = books.group.text(&group.name.0).and_then(group::parse);
+        let empty = entry.is_some_and(|entry| entry.members().count() == 0);
         if group.made && empty && !needed.contains(&group.gid) {
             books.group.remove(&group.name.0);
         }

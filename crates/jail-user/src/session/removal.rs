@@ -117,8 +117,7 @@ impl Session<'_> {
 
     fn purge_home(&self, record: &Record) -> Result<(), Trouble> {
         if record.home == Home::Bound {
-            let line = record.line_before.0.strip_suffix(b"\n").unwrap_or(&record.line_before.0);
-            let Some(home) = passwd::parse(line).and_then(|entry| crate::dir::clean(entry.home)) else {
+            let Some(home) = record.entry_before().and_then(|entry| crate::dir::clean(entry.home)) else {
                 return Ok(());
             };
             return home::unmake(&Place::on_host(&home)?, record.uid);
