@@ -106,21 +106,9 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
     let shell = inner_shell(scene, wish, entry, &residence)?;
     let jail_line = jail_line(scene, entry, &residence.inner, &shell, old)?;
     let (jail_groups, groups_missing) = jail_groups(scene, entry, old)?;
-    let line_after = match home {
-        Home::Bound => {
-            table::with_home_and_shell(line, entry.home, scene.host.login_shell.as_os_str().as_bytes())
-        }
-        _ => table::with_home_and_shell(
-            line,
-            &[scene.jail.path.as_os_str().as_bytes(), b"/.", residence.inner.as_os_str().as_bytes()].concat(),
-            scene.host.login_shell.as_os_str().as_bytes(),
-        ),
-    }
-    .ok_or_else(|| {
-        Trouble::failed(format!("the home or shell of {} cannot be written in passwd", quoted(user)))
-    })?;
+    let line_after = line_after(scene, entry, line, &home, &residence.inner)?;
 
-    let in_jailed = scene.view.group_id(JAILED).is_some_and(|gid| scene.view.groups_of(name).contains(&gid));
+    let in_jailed = is_in_jailed(scene, name);
     let user_text = Text::from(name);
     let with_systemd = manager::is_present(scene.host);
     let shut = !with_systemd || manager::is_shut(scene.host, entry.uid, &user_text);
@@ -190,14 +178,7 @@ pub fn relocation(
     if home != Home::Bound {
         refuse_unmovable(scene, wish, entry, &from, inner)?;
     }
-    let login_shell = scene.host.login_shell.as_os_str().as_bytes();
-    let new_home = match home {
-        Home::Bound => entry.home.to_vec(),
-        _ => [scene.jail.path.as_os_str().as_bytes(), b"/.", inner.as_os_str().as_bytes()].concat(),
-    };
-    let line_after = table::with_home_and_shell(line, &new_home, login_shell).ok_or_else(|| {
-        Trouble::failed(format!("the home or shell of {} cannot be written in passwd", quoted(user)))
-    })?;
+    let line_after = line_after(scene, entry, line, &home, inner)?;
     let shell = match &wish.shell {
         Some(shell) => scene.jail.check_shell(shell).map(|()| shell.clone())?,
         None => {
@@ -205,7 +186,7 @@ pub fn relocation(
             scene.jail.default_shell(before)?
         }
     };
-    let in_jailed = scene.view.group_id(JAILED).is_some_and(|gid| scene.view.groups_of(name).contains(&gid));
+    let in_jailed = is_in_jailed(scene, name);
     let user_text = Text::from(name);
     let new_manager = old.user_manager.is_none() && manager::is_present(scene.host);
     let record = Record {
@@ -230,6 +211,46 @@ pub fn relocation(
     })
 }
 
+/// The host's passwd line of an account that is in this jail.
+fn line_after(
+    scene: &Scene<'_>,
+    entry: &passwd::Entry<'_>,
+    line: &[u8],
+    home: &Home,
+    inner: &Path,
+) -> Result<Vec<u8>, Trouble> {
+    let new_home = match home {
+        Home::Bound => entry.home.to_vec(),
+        _ => [scene.jail.path.as_os_str().as_bytes(), b"/.", inner.as_os_str().as_bytes()].concat(),
+    };
+    table::with_home_and_shell(line, &new_home, scene.host.login_shell.as_os_str().as_bytes()).ok_or_else(
+        || {
+            Trouble::failed(format!(
+                "the home or shell of {} cannot be written in passwd",
+                quoted_bytes(entry.name)
+            ))
+        },
+    )
+}
+
+fn is_in_jailed(scene: &Scene<'_>, name: &[u8]) -> bool {
+    scene.view.group_id(JAILED).is_some_and(|gid| scene.view.groups_of(name).contains(&gid))
+}
+
+fn in_another_jail(entry: &passwd::Entry<'_>, jail: &[u8]) -> Trouble {
+    Trouble::failed(format!("{} is in the jail {} already", quoted_bytes(entry.name), quoted_bytes(jail)))
+        .hint("use --move-to, or --release it first")
+}
+
+/// A home that is to be moved has no place in the jail.
+fn in_the_way(entry: &passwd::Entry<'_>, place: &Place) -> Trouble {
+    Trouble::failed(format!(
+        "{} is there already, so the home of {} cannot be moved there",
+        quoted(place.path().as_os_str()),
+        quoted_bytes(entry.name)
+    ))
+}
+
 /// Whether a home can go from one jail into another.
 fn refuse_unmovable(
     scene: &Scene<'_>,
@@ -238,16 +259,12 @@ fn refuse_unmovable(
     from: &Path,
     inner: &Path,
 ) -> Result<(), Trouble> {
-    let who = quoted_bytes(entry.name);
     if let Movable::NotThere = check_movable(scene, wish, entry, from)? {
+        let who = quoted_bytes(entry.name);
         return Err(Trouble::failed(format!("the home {} of {who} is not there", quoted(from.as_os_str()))));
     }
     match Place::below(&scene.jail.root, &scene.jail.path, inner, false)? {
-        Some(place) if place.stat()?.is_some() => Err(Trouble::failed(format!(
-            "{} is there already, so the home of {who} cannot be moved there",
-            quoted(place.path().as_os_str())
-        ))
-        .hint("move that one away")),
+        Some(place) if place.stat()?.is_some() => Err(in_the_way(entry, &place).hint("move that one away")),
         _ => Ok(()),
     }
 }
@@ -263,12 +280,7 @@ fn refuse_other_placement(
     let here = dir::clean(placed.jail).is_some_and(|jail| jail == scene.jail.path);
     let ours = scene.host.login_shell.as_os_str().as_bytes() == entry.shell;
     if !here && ours {
-        return Err(Trouble::failed(format!(
-            "{} is in the jail {} already",
-            quoted_bytes(entry.name),
-            quoted_bytes(placed.jail)
-        ))
-        .hint("use --move-to, or --release it first"));
+        return Err(in_another_jail(entry, placed.jail));
     }
     Ok(here && *home == Home::Bound && placed.home == inner.as_os_str().as_bytes())
 }
@@ -331,13 +343,7 @@ fn residence(scene: &Scene<'_>, wish: &Wish, entry: &passwd::Entry<'_>) -> Resul
     let split = convention::split_home(entry.home);
     let is_jailed = match &split {
         Some(split) if dir::clean(split.jail).is_some_and(|jail| jail == scene.jail.path) => true,
-        Some(split) => {
-            return Err(Trouble::failed(format!(
-                "{who} is in the jail {} already",
-                quoted_bytes(split.jail)
-            ))
-            .hint("use --move-to, or --release it first"));
-        }
+        Some(split) => return Err(in_another_jail(entry, split.jail)),
         None => false,
     };
     let outer = dir::clean(entry.home).ok_or_else(bad)?;
@@ -396,12 +402,8 @@ fn home(
         return Ok(if residence.home_exists { Home::Kept } else { Home::Made });
     }
     if let (true, Some(place)) = (residence.home_exists, &residence.place) {
-        return Err(Trouble::failed(format!(
-            "{} is there already, so the home of {} cannot be moved there",
-            quoted(place.path().as_os_str()),
-            quoted_bytes(entry.name)
-        ))
-        .hint("leave out -m to use the home that is there, or move that one away"));
+        return Err(in_the_way(entry, place)
+            .hint("leave out -m to use the home that is there, or move that one away"));
     }
     match check_movable(scene, wish, entry, &residence.outer)? {
         Movable::Yes => Ok(Home::Moved { from: residence.outer.clone().into() }),

@@ -6,6 +6,7 @@ use std::path::Path;
 use jail_accounts::table;
 use serde::Serialize;
 
+use crate::plan::Planned;
 use crate::record::{Home, JailGroup, Phase, Record};
 use crate::text::Text;
 use crate::trouble::{Trouble, quoted, quoted_bytes};
@@ -60,6 +61,12 @@ impl Outcome {
         Self { error: Some(trouble), ..Self::new(user, jail) }
     }
 
+    /// It could not be done, since there is no such account.
+    #[must_use]
+    pub fn no_such_user(user: &OsStr, jail: &Path) -> Self {
+        Self::failed(user, jail, Trouble::failed(format!("there is no user {}", quoted(user))))
+    }
+
     /// All is as it should be already.
     #[must_use]
     pub fn unchanged(user: &OsStr, jail: &Path, warnings: &[String]) -> Self {
@@ -82,6 +89,16 @@ impl Outcome {
         outcome.warnings = warnings.to_vec();
         outcome.actions = if before.is_some() { repaired(record, jail) } else { steps(record, jail) };
         outcome
+    }
+
+    /// What a dry run says: it would be jailed so.
+    #[must_use]
+    pub fn planned(user: &OsStr, jail: &Path, plan: Result<Planned, Trouble>) -> Self {
+        match plan {
+            Err(trouble) => Self::failed(user, jail, trouble),
+            Ok(plan) if !plan.changes => Self::unchanged(user, jail, &plan.warnings),
+            Ok(plan) => Self::jailed(&plan.record, None, jail, &plan.warnings),
+        }
     }
 
     /// It is out of the jail.

@@ -114,8 +114,7 @@ fn outcomes(cli: &Cli, host: &Host, services: Option<&dyn Services>) -> Result<V
         outcomes.extend(newcomers.refused);
         return Ok(outcomes);
     }
-    let (mut session, notes) = Session::open(host, services, jail, &users)?;
-    notes.iter().for_each(|note| complain!("jail-user: {note}"));
+    let mut session = Session::open(host, services, jail, &users)?;
     let mut outcomes = newcomers.make_and_jail(host, &mut session, &users, &wish);
     if let Some(keys) = &keys {
         outcomes.iter_mut().for_each(|outcome| session.let_in(outcome, keys));
@@ -251,17 +250,7 @@ fn dry_run(host: &Host, jail: &Path, users: &[OsString], wish: &Wish) -> Result<
     let jail = Jail::open(jail)?;
     let records = Records::read(&host.state, &jail.path, &jail.name)?;
     let planned = plan_all(host, Some(&jail), &records, users, wish)?;
-    let tell = |(user, plan): (&OsString, Result<crate::plan::Planned, Trouble>)| match plan {
-        Err(trouble) => Outcome::failed(user, &jail.path, trouble),
-        Ok(plan) if !plan.changes => Outcome::unchanged(user, &jail.path, &plan.warnings),
-        Ok(plan) => Outcome {
-            changed: true,
-            actions: report::steps(&plan.record, &jail.path),
-            warnings: plan.warnings,
-            ..Outcome::unchanged(user, &jail.path, &[])
-        },
-    };
-    Ok(users.iter().zip(planned).map(tell).collect())
+    Ok(users.iter().zip(planned).map(|(user, plan)| Outcome::planned(user, &jail.path, plan)).collect())
 }
 
 /// One question for all: the same group makes the same settings for each.
@@ -309,8 +298,7 @@ fn from_jailkit(
             let lines: Vec<_> =
                 accounts.iter().map(|(user, said)| (user.clone(), said.lines.clone())).collect();
             migrate::write(host, &lines)?;
-            let (mut session, notes) = Session::open(host, services, &path, &users)?;
-            notes.iter().for_each(|note| complain!("jail-user: {note}"));
+            let mut session = Session::open(host, services, &path, &users)?;
             let mut done = session.add(&users, &wish);
             let failed = done.iter().filter(|outcome| outcome.error.is_some());
             let failed: Vec<_> =
@@ -400,12 +388,8 @@ fn open_for_leaving<'a>(
     jail: &Path,
 ) -> Result<Session<'a>, Trouble> {
     match Session::open(host, services, jail, &[]) {
-        Ok((session, notes)) => {
-            notes.iter().for_each(|note| complain!("jail-user: {note}"));
-            Ok(session)
-        }
         Err(_) if cli.force => Session::open_without_jail(host, services, jail),
-        Err(trouble) => Err(trouble),
+        opened => opened,
     }
 }
 
@@ -481,11 +465,7 @@ fn by_jail(
             None if view.account(user.as_bytes()).is_some() => {
                 outcomes.push(Outcome::unchanged_because(user, Path::new(""), "is in no jail"));
             }
-            None => outcomes.push(Outcome::failed(
-                user,
-                Path::new(""),
-                Trouble::failed(format!("there is no user {}", quoted(user))),
-            )),
+            None => outcomes.push(Outcome::no_such_user(user, Path::new(""))),
         }
     }
     Ok(jails)

@@ -60,7 +60,7 @@ type Remarks = HashMap<Text, Vec<Remark>>;
 type Failures = Vec<(OsString, Trouble)>;
 
 impl<'a> Session<'a> {
-    /// Opens the jail, waits for other runs on it, and brings what a killed run left to an end.
+    /// Opens the jail, waits for other runs on it, and brings what a killed run left to an end, which is told.
     ///
     /// `resume`: accounts that this run is going to jail, whose half copied homes are worth keeping.
     pub fn open(
@@ -68,13 +68,17 @@ impl<'a> Session<'a> {
         services: Option<&'a dyn Services>,
         path: &Path,
         resume: &[OsString],
-    ) -> Result<(Self, Vec<String>), Trouble> {
+    ) -> Result<Self, Trouble> {
+        let mut session = Self::locked(host, services, path)?;
+        let notes = session.recover(resume)?;
+        notes.iter().for_each(|note| complain!("jail-user: {note}"));
+        Ok(session)
+    }
+
+    fn locked(host: &'a Host, services: Option<&'a dyn Services>, path: &Path) -> Result<Self, Trouble> {
         let jail = Jail::open(path)?;
         let records = Records::lock(&host.state, &jail.path, &jail.name)?;
-        let jail_path = jail.path.clone();
-        let mut session = Self { host, services, jail_path, jail: Some(jail), records, partner: None };
-        let notes = session.recover(resume)?;
-        Ok((session, notes))
+        Ok(Self { host, services, jail_path: jail.path.clone(), jail: Some(jail), records, partner: None })
     }
 
     /// Opens the records of a jail that is no longer there.
@@ -604,29 +608,43 @@ impl<'a> Session<'a> {
 
     /// Releases accounts.
     pub fn release(&mut self, users: &[OsString], force: bool) -> Vec<Outcome> {
+        self.with_records(
+            users,
+            |record| record,
+            |session, records| session.take_out(records, force),
+            Outcome::released,
+        )
+    }
+
+    /// Does something with all those of the accounts that we have in this jail, and tells of each.
+    fn with_records(
+        &mut self,
+        users: &[OsString],
+        prepare: impl Fn(Record) -> Record,
+        act: impl FnOnce(&mut Self, &[Record]) -> Result<Failures, Trouble>,
+        done: impl Fn(&Record, &Path) -> Outcome,
+    ) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         let mut records = Vec::new();
         for user in users {
             match self.records.get(user.as_bytes()) {
-                Some(record) => records.push(record.clone()),
+                Some(record) => records.push(prepare(record.clone())),
                 None => outcomes.push(self.unknown_to_us(user)),
             }
         }
         if records.is_empty() {
             return outcomes;
         }
-        let failures = match self.take_out(&records, force) {
-            Ok(failures) => failures.into_iter().collect::<HashMap<_, _>>(),
+        let failures: HashMap<OsString, Trouble> = match act(self, &records) {
+            Ok(failures) => failures.into_iter().collect(),
             Err(trouble) => {
                 records.iter().map(|record| (record.user.as_os_str().to_owned(), trouble.clone())).collect()
             }
         };
-        for record in &records {
-            outcomes.push(match failures.get(record.user.as_os_str()) {
-                Some(trouble) => Outcome::failed(record.user.as_os_str(), &self.jail_path, trouble.clone()),
-                None => Outcome::released(record, &self.jail_path),
-            });
-        }
+        outcomes.extend(records.iter().map(|record| match failures.get(record.user.as_os_str()) {
+            Some(trouble) => Outcome::failed(record.user.as_os_str(), &self.jail_path, trouble.clone()),
+            None => done(record, &self.jail_path),
+        }));
         outcomes
     }
 
@@ -640,18 +658,9 @@ impl<'a> Session<'a> {
             Some(true) => Outcome::failed(
                 user,
                 &self.jail_path,
-                Trouble::failed(format!(
-                    "{} was not put into {} by jail-user, so what it was before is not known",
-                    quoted(user),
-                    quoted(self.jail_path.as_os_str())
-                ))
-                .hint("set its home and shell with usermod -d and -s"),
+                not_by_us(user, &self.jail_path).hint("set its home and shell with usermod -d and -s"),
             ),
-            None => Outcome::failed(
-                user,
-                &self.jail_path,
-                Trouble::failed(format!("there is no user {}", quoted(user))),
-            ),
+            None => Outcome::no_such_user(user, &self.jail_path),
         }
     }
 
@@ -797,6 +806,14 @@ impl<'a> Session<'a> {
             }
         })
     }
+}
+
+fn not_by_us(user: &OsStr, jail: &Path) -> Trouble {
+    Trouble::failed(format!(
+        "{} was not put into {} by jail-user, so what it was before is not known",
+        quoted(user),
+        quoted(jail.as_os_str())
+    ))
 }
 
 /// Plans for some accounts; the files are read once.

@@ -11,14 +11,14 @@ use std::path::Path;
 
 use jail_accounts::convention;
 
-use super::{Session, plan_each};
+use super::{Session, not_by_us, plan_each};
 use crate::host::Host;
 use crate::jail::Jail;
 use crate::manager::Services;
 use crate::plan::{self, Planned, Wish};
 use crate::record::{Record, Records};
-use crate::report::{self, Outcome};
-use crate::trouble::{Trouble, quoted};
+use crate::report::Outcome;
+use crate::trouble::Trouble;
 
 /// Moves accounts that are in `from` into `to`; with `dry`, shows what that would change.
 pub fn relocate(
@@ -34,47 +34,36 @@ pub fn relocate(
         return dry_run(host, from, to, users, wish);
     }
     // What a killed run left is finished first, by the jail alone: it may have to lock the other one.
-    let (session, notes) = Session::open(host, services, to, users)?;
-    notes.iter().for_each(|note| complain!("jail-user: {note}"));
+    let session = Session::open(host, services, to, users)?;
     let there: Vec<OsString> =
         users.iter().filter(|user| session.records.get(user.as_bytes()).is_some()).cloned().collect();
     let to = session.jail_path.clone();
     drop(session);
-    let (mut old, mut new) = if from < to.as_path() {
-        let old = open(host, services, from)?;
-        (old, open(host, services, &to)?)
+    // The clearing up has been done.
+    let (old, mut new) = if from < to.as_path() {
+        let old = Session::locked(host, services, from)?;
+        (old, Session::locked(host, services, &to)?)
     } else {
-        let new = open(host, services, &to)?;
-        (open(host, services, from)?, new)
+        let new = Session::locked(host, services, &to)?;
+        (Session::locked(host, services, from)?, new)
     };
     let mut outcomes: Vec<Outcome> = there.iter().map(|user| Outcome::unchanged(user, &to, &[])).collect();
     let going: Vec<OsString> = users.iter().filter(|user| !there.contains(user)).cloned().collect();
-    let planned = plan_moves(host, &new, from, &old.records.accounts, &going, wish)?;
-    old.jail_path = from.to_owned();
+    let planned = plan_moves(
+        host,
+        new.jail.as_ref(),
+        &new.records.accounts,
+        from,
+        &old.records.accounts,
+        &going,
+        wish,
+    )?;
     new.partner = Some(Box::new(old));
     outcomes.extend(new.work_on(&going, planned));
     Ok(outcomes)
 }
 
-/// A session without the clearing up, which has been done.
-fn open<'a>(host: &'a Host, services: Option<&'a dyn Services>, path: &Path) -> Result<Session<'a>, Trouble> {
-    let jail = Jail::open(path)?;
-    let records = Records::lock(&host.state, &jail.path, &jail.name)?;
-    Ok(Session { host, services, jail_path: jail.path.clone(), jail: Some(jail), records, partner: None })
-}
-
 fn plan_moves(
-    host: &Host,
-    new: &Session<'_>,
-    from: &Path,
-    old: &[Record],
-    users: &[OsString],
-    wish: &Wish,
-) -> Result<Vec<Result<Planned, Trouble>>, Trouble> {
-    plan_records(host, new.jail.as_ref(), &new.records.accounts, from, old, users, wish)
-}
-
-fn plan_records(
     host: &Host,
     jail: Option<&Jail>,
     records: &[Record],
@@ -86,12 +75,7 @@ fn plan_records(
     let old: HashMap<&OsStr, &Record> = old.iter().map(|record| (record.user.as_os_str(), record)).collect();
     plan_each(host, jail, records, users, wish, |scene, user| match old.get(user.as_os_str()) {
         Some(record) => plan::relocation(scene, wish, user, from, record),
-        None => Err(Trouble::failed(format!(
-            "{} was not put into {} by jail-user, so what it was before is not known",
-            quoted(user),
-            quoted(from.as_os_str())
-        ))
-        .hint("run jail-user on that jail first")),
+        None => Err(not_by_us(user, from).hint("run jail-user on that jail first")),
     })
 }
 
@@ -105,15 +89,6 @@ fn dry_run(
     let jail = Jail::open(to)?;
     let records = Records::read(&host.state, &jail.path, &jail.name)?;
     let old = Records::read(&host.state, from, &convention::jail_name(from.as_os_str().as_bytes()))?;
-    let planned = plan_records(host, Some(&jail), &records, from, &old, users, wish)?;
-    let tell = |(user, plan): (&OsString, Result<Planned, Trouble>)| match plan {
-        Err(trouble) => Outcome::failed(user, &jail.path, trouble),
-        Ok(plan) => Outcome {
-            changed: true,
-            actions: report::steps(&plan.record, &jail.path),
-            warnings: plan.warnings,
-            ..Outcome::unchanged(user, &jail.path, &[])
-        },
-    };
-    Ok(users.iter().zip(planned).map(tell).collect())
+    let planned = plan_moves(host, Some(&jail), &records, from, &old, users, wish)?;
+    Ok(users.iter().zip(planned).map(|(user, plan)| Outcome::planned(user, &jail.path, plan)).collect())
 }

@@ -1,8 +1,6 @@
 //! `--remove`: the account is deleted by the host's own userdel, and the jail forgets it. The home stays unless asked.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use jail_accounts::passwd;
@@ -20,29 +18,13 @@ use crate::view::Files;
 impl Session<'_> {
     /// Deletes accounts that we put into this jail.
     pub fn remove(&mut self, users: &[OsString], with_home: bool) -> Vec<Outcome> {
-        let mut outcomes = Vec::new();
-        let mut records = Vec::new();
-        for user in users {
-            match self.records.get(user.as_bytes()) {
-                Some(record) => records.push(record.clone()),
-                None => outcomes.push(self.unknown_to_us(user)),
-            }
-        }
         let phase = if with_home { Phase::Purging } else { Phase::Removing };
-        let records: Vec<Record> = records.into_iter().map(|record| Record { phase, ..record }).collect();
-        let failures = match self.check_and_take_away(&records) {
-            Ok(failures) => failures.into_iter().collect::<HashMap<_, _>>(),
-            Err(trouble) => {
-                records.iter().map(|record| (record.user.as_os_str().to_owned(), trouble.clone())).collect()
-            }
-        };
-        for record in &records {
-            outcomes.push(match failures.get(record.user.as_os_str()) {
-                Some(trouble) => Outcome::failed(record.user.as_os_str(), &self.jail_path, trouble.clone()),
-                None => Outcome::removed(record, &self.jail_path),
-            });
-        }
-        outcomes
+        self.with_records(
+            users,
+            |record| Record { phase, ..record },
+            Self::check_and_take_away,
+            Outcome::removed,
+        )
     }
 
     fn check_and_take_away(&mut self, records: &[Record]) -> Result<Failures, Trouble> {
