@@ -68,9 +68,13 @@ pub fn edit_host<T>(
     Ok(result)
 }
 
-/// Lets `edit` change who is in which jail by our own file, for homes that stay where they are. Under the lock of the
-/// account files: runs on different jails share it.
-pub fn edit_placements<T>(host: &Host, edit: impl FnOnce(&mut Table<'_>) -> T) -> Result<T, Trouble> {
+/// Lets `edit` change a file of our settings: from what is in it to what is to be in it, `None` if that is the same.
+/// Under the lock of the account files: runs on different jails share it.
+pub fn edit_settings(
+    host: &Host,
+    file: &str,
+    edit: impl FnOnce(Option<&[u8]>) -> Option<Vec<u8>>,
+) -> Result<(), Trouble> {
     let etc = dir::open_trusted(&host.etc)?;
     let _lock = AccountsLock::take(etc.as_fd(), PATIENCE)?;
     let parent = host.config.parent().unwrap_or(&host.etc);
@@ -78,21 +82,19 @@ pub fn edit_placements<T>(host: &Host, edit: impl FnOnce(&mut Table<'_>) -> T) -
     let base = dir::open_trusted(parent)?;
     let config = dir::open_trusted_below(base.as_fd(), parent, name, true)?
         .ok_or_else(|| Trouble::failed(format!("cannot make {}", quoted(host.config.as_os_str()))))?;
-    let old = view::read(&config, &host.config, placement::FILE)?;
-    let bytes = old.as_ref().map_or_else(|| placement::HEAD.to_vec(), |file| file.bytes.clone());
-    let mut table = placement::table(&bytes);
-    let result = edit(&mut table);
-    if table.is_changed() {
-        replace::replace(
-            config.as_fd(),
-            placement::FILE,
-            &table.bytes(),
-            old.as_ref(),
-            Fresh { mode: 0o644 },
-        )
-        .map_err(|error| cannot(error.what, host.config.join(&error.name))(error.source))?;
-    }
-    Ok(result)
+    let old = view::read(&config, &host.config, file)?;
+    let Some(new) = edit(old.as_ref().map(|old| old.bytes.as_slice())) else { return Ok(()) };
+    replace::replace(config.as_fd(), file, &new, old.as_ref(), Fresh { mode: 0o644 })
+        .map_err(|error| cannot(error.what, host.config.join(&error.name))(error.source))
+}
+
+/// Lets `edit` change who is in which jail by our own file, for homes that stay where they are.
+pub fn edit_placements(host: &Host, edit: impl FnOnce(&mut Table<'_>)) -> Result<(), Trouble> {
+    edit_settings(host, placement::FILE, |old| {
+        let mut table = placement::table(old.unwrap_or(placement::HEAD));
+        edit(&mut table);
+        table.is_changed().then(|| table.bytes())
+    })
 }
 
 /// Who is in which jail by our own file, to be looked at.

@@ -9,18 +9,17 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use jail_accounts::lock::{AccountsLock, PATIENCE};
-use jail_accounts::replace::{self, Fresh};
 use jail_accounts::{convention, passwd};
 
+use crate::books;
 use crate::dir;
 use crate::host::Host;
 use crate::jail::Jail;
 use crate::jailkit::{self, Settings};
 use crate::record::{Record, Records};
 use crate::report::Outcome;
-use crate::trouble::{Trouble, cannot, quoted};
-use crate::view::{Files, View, read};
+use crate::trouble::{Trouble, quoted};
+use crate::view::{Files, View};
 
 /// Where jailkit's files are.
 const CONFIG: &str = "/etc/jailkit";
@@ -121,22 +120,19 @@ pub fn prepare(jail: &Jail) -> Result<Vec<String>, Trouble> {
 
 /// Writes (or, without lines, takes out) what was carried over for some accounts, in one write.
 pub fn write(host: &Host, users: &[(OsString, Vec<String>)]) -> Result<(), Trouble> {
-    let etc = dir::open_trusted(&host.etc)?;
-    let _lock = AccountsLock::take(etc.as_fd(), PATIENCE)?;
-    std::fs::create_dir_all(&host.config).map_err(cannot("make", &host.config))?;
-    let config = dir::open_trusted(&host.config)?;
-    let old = read(&config, &host.config, FILE)?;
-    let before =
-        old.as_ref().map(|file| String::from_utf8_lossy(&file.bytes).into_owned()).unwrap_or_default();
-    let after = users.iter().fold(before.clone(), |file, (user, lines)| match user.to_str() {
-        Some(user) if !lines.is_empty() || file.contains("[user.") => jailkit::with_user(&file, user, lines),
-        _ => file,
-    });
-    if after == before {
+    if users.is_empty() {
         return Ok(());
     }
-    replace::replace(config.as_fd(), FILE, after.as_bytes(), old.as_ref(), Fresh { mode: 0o644 })
-        .map_err(|error| cannot(error.what, host.config.join(&error.name))(error.source))
+    books::edit_settings(host, FILE, |old| {
+        let before = old.map(String::from_utf8_lossy).unwrap_or_default();
+        let after = users.iter().fold(before.to_string(), |file, (user, lines)| match user.to_str() {
+            Some(user) if !lines.is_empty() || file.contains("[user.") => {
+                jailkit::with_user(&file, user, lines)
+            }
+            _ => file,
+        });
+        (after != before).then(|| after.into_bytes())
+    })
 }
 
 /// What is said of an account's settings, in a dry run and after.
