@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch what_create_refuses),
     test!(scratch removed_whole),
     test!(scratch keys_go_nowhere_else),
+    test!(scratch a_long_list_of_keys_is_not_cut),
     test!(scratch a_bound_home_stays_and_logs_in),
     test!(scratch a_bound_home_comes_and_goes),
     test!(scratch a_bound_home_that_cannot_go_stays_where_it_is),
@@ -133,6 +134,27 @@ fn keys_go_nowhere_else(scratch: &Scratch) -> Done {
     let said = jail_user_in(&jail, &["--key", &key, &user.name]);
     assert_eq!(said.status, 2);
     assert!(said.errors().contains("private key"), "{}", said.errors());
+    Ok(())
+}
+
+/// More than we read of a file whose size is the user's to choose.
+fn a_long_list_of_keys_is_not_cut(scratch: &Scratch) -> Done {
+    let jail = jail(scratch, "/srv");
+    let user = account();
+    let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB me\n";
+    let long = "# a comment\n".repeat(100_000) + line;
+    user.sh("mkdir .ssh").run().ok();
+    user.sh("cat >.ssh/authorized_keys").input(long.as_str()).run().ok();
+    let key = format!("/tmp/{}", scratch.unique("key"));
+    std::fs::write(&key, line.replace("IB", "IC")).expect("write");
+    let said = jail_user_in(&jail, &["-m", "--key", &key, &user.name]);
+    let kept = jail.join("home").join(&user.name).join(".ssh/authorized_keys");
+    assert!(std::fs::read_to_string(kept).expect("read") == long, "the user's own keys were cut off");
+    assert_eq!(said.status, 1);
+    assert!(said.errors().contains("authorized_keys' is longer than"), "{}", said.errors());
+    std::fs::write(&key, &long).expect("write");
+    let said = jail_user_in(&jail, &["--key", &key, &user.name]);
+    assert_eq!(said.status, 1, "half a file of keys is none: {}", said.errors());
     Ok(())
 }
 

@@ -24,13 +24,11 @@ pub struct Keys(Vec<Vec<u8>>);
 impl Keys {
     /// Reads public keys from a file, or from standard input for `-`.
     pub fn read(file: &Path) -> Result<Self, Trouble> {
-        let mut bytes = Vec::new();
-        if file == Path::new("-") {
-            std::io::stdin().lock().take(LONGEST).read_to_end(&mut bytes)
+        let bytes = if file == Path::new("-") {
+            read_whole(std::io::stdin().lock(), file)?
         } else {
-            std::fs::File::open(file).and_then(|open| open.take(LONGEST).read_to_end(&mut bytes))
-        }
-        .map_err(cannot("read", file))?;
+            read_whole(std::fs::File::open(file).map_err(cannot("read", file))?, file)?
+        };
         Self::parse(&bytes).ok_or_else(|| {
             let found = if is_private(&bytes) {
                 "holds a private key"
@@ -129,8 +127,17 @@ fn read_own(ssh: &OwnedFd, shown: &Path, uid: u32) -> Result<Vec<u8>, Trouble> {
             quoted(shown.as_os_str())
         )));
     }
+    read_whole(std::fs::File::from(file), shown)
+}
+
+/// What was cut off a file would be lost when it is written again.
+fn read_whole(file: impl Read, shown: &Path) -> Result<Vec<u8>, Trouble> {
     let mut bytes = Vec::new();
-    std::fs::File::from(file).take(LONGEST).read_to_end(&mut bytes).map_err(cannot("read", shown))?;
+    let length = file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(cannot("read", shown))?;
+    if length as u64 > LONGEST {
+        return Err(Trouble::failed(format!("{} is longer than {LONGEST} bytes", quoted(shown.as_os_str())))
+            .hint("a file of keys is not that long: look what is in it"));
+    }
     Ok(bytes)
 }
 
