@@ -4,17 +4,16 @@
 //! of the host, for the administrator to read and to shorten. What is no copy of the host's is left alone and told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::check::NOT_OURS;
-use crate::entry::toml_string;
 use crate::error::{Error, Result};
 use crate::glob;
 use crate::host::{Host, Stat};
 use crate::jailroot::JailRoot;
 use crate::manifest::{Manifest, PathText, Record, Source, Stamp, What};
 use crate::plan::digest_of;
+use crate::toml_text;
 use crate::tree::{Content, Node, Tree, looks_like_a_library};
 
 /// Files of which a jail has its own: they are no copies even where the names are the same.
@@ -101,7 +100,7 @@ impl Holdings {
         let leads_to_directory = |path: &&PathBuf| !host.stat(path).is_ok_and(|stat| stat.is_dir());
         let mut out = format!(
             "# Written by jail-init --adopt; what the jail held of the host then. Yours to shorten.\ndescription = {}\n",
-            toml_string(&format!("What {} held when it was adopted", crate::text::encode(jail)))
+            toml_text::string(&format!("What {} held when it was adopted", crate::text::encode(jail)))
         );
         let paths: Vec<&str> = self
             .files
@@ -113,16 +112,11 @@ impl Holdings {
         let users: Vec<&str> = self.users.iter().map(String::as_str).collect();
         let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
         for (key, words) in [("paths", paths), ("users", users), ("groups", groups)] {
-            writeln!(out, "{key} = [").unwrap_or_default();
-            for word in words {
-                writeln!(out, "    {},", toml_string(word)).unwrap_or_default();
-            }
-            out.push_str("]\n");
+            out.push_str(&toml_text::long_list(key, &words));
         }
         for (path, mode) in self.directories.iter().filter(|(path, _)| !tree.nodes.contains_key(*path)) {
             if let Some(path) = path.to_str() {
-                writeln!(out, "[[directories]]\npath = {}\nmode = \"{mode:04o}\"", toml_string(path))
-                    .unwrap_or_default();
+                out.push_str(&toml_text::directory(path, *mode));
             }
         }
         out

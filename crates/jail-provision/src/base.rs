@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::digest::Digest;
-use crate::entry::toml_string;
 use crate::error::{Error, Result};
 use crate::host::{Host as _, RealHost};
 use crate::jailroot::Meta;
@@ -23,6 +22,7 @@ use crate::plan;
 use crate::state::State;
 use crate::takedown;
 use crate::text;
+use crate::toml_text;
 use crate::tree::{Content, Node, Owner, Tree};
 
 /// The base of a jail, as its state says it is now.
@@ -148,7 +148,7 @@ pub(crate) fn switch(manifest: &Manifest, state: &State) -> Result<()> {
     let text = format!(
         "# Written by jail-init; which generation of the base is current.\nversion = 1\ngeneration = {}\n\
          device = {device}\ninode = {inode}\n",
-        toml_string(generation)
+        toml_text::string(generation)
     );
     let path = state.base_path();
     if std::fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {

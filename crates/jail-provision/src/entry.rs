@@ -8,6 +8,8 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
+use crate::toml_text;
+
 /// How much network: `none` < a list of ports < `host`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "RawNetwork", into = "RawNetwork")]
@@ -128,16 +130,15 @@ impl EntryNeeds {
     /// The text of entry.toml.
     #[must_use]
     pub fn to_toml(&self, jail: &JailIdentity<'_>) -> String {
-        let list = |words: &[String]| words.iter().map(|w| toml_string(w)).collect::<Vec<_>>().join(", ");
         let mut out = String::from("# Written by jail-init; what the jail's sections need from the entry.\n");
         let JailIdentity { name, device, inode, sections, base } = jail;
-        let base = base.map(|base| format!("base = {}\n", toml_string(base))).unwrap_or_default();
+        let base = base.map(|base| format!("base = {}\n", toml_text::string(base))).unwrap_or_default();
         // Writing to a String cannot fail.
         write!(
             out,
-            "version = 1\nname = {}\ndevice = {device}\ninode = {inode}\nsections = [{}]\n{base}\n[entry]\n",
-            toml_string(name),
-            list(sections)
+            "version = 1\nname = {}\ndevice = {device}\ninode = {inode}\nsections = {}\n{base}\n[entry]\n",
+            toml_text::string(name),
+            toml_text::list(sections)
         )
         .unwrap_or_default();
         match &self.network {
@@ -152,10 +153,10 @@ impl EntryNeeds {
             }
         }
         if let Some(tmp) = &self.tmp {
-            writeln!(out, "tmp = {}", toml_string(tmp)).unwrap_or_default();
+            writeln!(out, "tmp = {}", toml_text::string(tmp)).unwrap_or_default();
         }
         if !self.env.is_empty() {
-            writeln!(out, "env = [{}]", list(&self.env)).unwrap_or_default();
+            writeln!(out, "env = {}", toml_text::list(&self.env)).unwrap_or_default();
         }
         out
     }
@@ -174,22 +175,6 @@ pub struct JailIdentity<'a> {
     pub sections: &'a [String],
     /// The base that its own files lie over.
     pub base: Option<&'a str>,
-}
-
-/// A TOML basic string.
-pub(crate) fn toml_string(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            c if c.is_control() => write!(out, "\\u{:04X}", u32::from(c)).unwrap_or_default(),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// `256M` in bytes; `None` if it is no size.

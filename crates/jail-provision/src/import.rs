@@ -6,11 +6,10 @@
 pub mod ini;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
-use crate::entry::toml_string;
 use crate::profiles::is_name;
 use crate::section;
+use crate::toml_text;
 
 use self::ini::{Ini, Key};
 
@@ -131,7 +130,7 @@ impl Importer<'_> {
     }
 
     fn key(&mut self, section: &str, key: &Key, lists: &mut Lists) {
-        let words = words(&key.value);
+        let words = ini::words(&key.value);
         match key.name.as_str() {
             "comment" => lists.description = key.value.split_whitespace().collect::<Vec<_>>().join(" "),
             "paths" | "executables" | "regularfiles" | "directories" | "libraries" => {
@@ -224,7 +223,6 @@ impl Importer<'_> {
     /// Sections that include each other are an error here (and a traceback in jailkit): the include that closes the loop
     /// is taken out.
     fn break_loops(&mut self) {
-        let mut seen = BTreeSet::new();
         let sections = std::mem::take(&mut self.import.sections);
         let mut includes: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for section in &sections {
@@ -235,15 +233,14 @@ impl Importer<'_> {
         for section in sections {
             let mut text = section.text;
             for include in includes.get(&section.name).cloned().unwrap_or_default() {
-                seen.clear();
-                if !leads_to(&include, &section.name, &includes, &mut seen) {
+                if !leads_to(&include, &section.name, &includes) {
                     continue;
                 }
                 let what =
                     format!("includesections: '{include}' includes this section itself, so it is left out");
                 self.note(0, Some(&section.name), what);
                 // The list of includes comes first in what we write.
-                text = text.replacen(&format!("    {},\n", toml_string(&include)), "", 1);
+                text = text.replacen(&toml_text::list_line(&include), "", 1);
                 if let Some(list) = includes.get_mut(&section.name) {
                     list.retain(|name| *name != include);
                 }
@@ -253,16 +250,9 @@ impl Importer<'_> {
     }
 }
 
-fn leads_to(
-    from: &str,
-    to: &str,
-    includes: &BTreeMap<String, Vec<String>>,
-    seen: &mut BTreeSet<String>,
-) -> bool {
-    if from == to {
-        return true;
-    }
+fn leads_to(from: &str, to: &str, includes: &BTreeMap<String, Vec<String>>) -> bool {
     // A loop that does not pass `to` must not hold us; and a chain may be long, so no recursion.
+    let mut seen = BTreeSet::new();
     let mut todo = vec![from.to_owned()];
     while let Some(name) = todo.pop() {
         if name == to {
@@ -273,11 +263,6 @@ fn leads_to(
         }
     }
     false
-}
-
-/// jailkit's lists are parted by commas; a value over several lines may do without at the end of one.
-fn words(value: &str) -> Vec<String> {
-    value.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn plain(path: &str) -> Result<String, &'static str> {
@@ -300,7 +285,7 @@ impl Lists {
         } else {
             self.description.clone()
         };
-        let mut out = format!("description = {}\n", toml_string(&description));
+        let mut out = format!("description = {}\n", toml_text::string(&description));
         let lists = [
             ("include", &self.include),
             ("optional", &self.optional),
@@ -309,16 +294,11 @@ impl Lists {
             ("devices", &self.devices),
         ];
         for (key, words) in lists.into_iter().filter(|(_, words)| !words.is_empty()) {
-            writeln!(out, "{key} = [").unwrap_or_default();
-            for word in words {
-                writeln!(out, "    {},", toml_string(word)).unwrap_or_default();
-            }
-            out.push_str("]\n");
+            out.push_str(&toml_text::long_list(key, words));
         }
         for path in &self.directories {
-            let mode = if matches!(path.as_str(), "/tmp" | "/var/tmp") { "1777" } else { "0755" };
-            writeln!(out, "[[directories]]\npath = {}\nmode = \"{mode}\"", toml_string(path))
-                .unwrap_or_default();
+            let mode = if matches!(path.as_str(), "/tmp" | "/var/tmp") { 0o1777 } else { 0o755 };
+            out.push_str(&toml_text::directory(path, mode));
         }
         out
     }

@@ -271,10 +271,7 @@ impl JailRoot {
         temporary.set_owner_and_mode(meta)?;
         copy_attributes(&from.fd, &temporary.fd, privilege)?;
         set_mtime(&temporary.fd, after.mtime)?;
-        if after.size >= WORTH_AN_EARLY_START {
-            // Only a hint: whether it is on the disk is what JailRoot::sync asks.
-            jail_sys::disk::begin_writing(temporary.fd.as_fd()).unwrap_or_default();
-        }
+        temporary.begin_writing(after.size);
         let stat = temporary.put_in_place(meta)?;
         Ok(Ok(Some(Written { digest, stat, source: Some(after) })))
     }
@@ -375,10 +372,7 @@ impl JailRoot {
             self.give_back(buffer);
             temporary.set_owner_and_mode(meta)?;
             set_mtime(&temporary.fd, Time { sec: mtime, nsec: 0 })?;
-            if size >= WORTH_AN_EARLY_START {
-                // Only a hint: whether it is on the disk is what JailRoot::sync asks.
-                jail_sys::disk::begin_writing(temporary.fd.as_fd()).unwrap_or_default();
-            }
+            temporary.begin_writing(size);
             let stat = temporary.put_in_place(meta)?;
             Ok(Some(Written { digest: Digest(hash.finalize().into()), stat, source: None }))
         })
@@ -398,9 +392,7 @@ impl JailRoot {
             let temporary = temporary_name(name);
             unlink_if_there(&dir.fd, &temporary)?;
             retry(|| fs::linkat(&from.fd, old, &dir.fd, &temporary, AtFlags::empty()))?;
-            retry(|| fs::renameat(&dir.fd, &temporary, &dir.fd, name))?;
-            // Renaming a link onto another name of the same file does nothing and leaves both.
-            unlink_if_there(&dir.fd, &temporary)
+            put_link_in_place(&dir.fd, &temporary, name)
         })
     }
 
@@ -428,9 +420,7 @@ impl JailRoot {
                 unlink_if_there(&dir.fd, &temporary)?;
                 return Ok(None);
             }
-            retry(|| fs::renameat(&dir.fd, &temporary, &dir.fd, name))?;
-            // Renaming a link onto another name of the same file does nothing and leaves both.
-            unlink_if_there(&dir.fd, &temporary)?;
+            put_link_in_place(&dir.fd, &temporary, name)?;
             let digest = self.digest_of(&file)?;
             let stat = stat_of(file.as_fd())?;
             Ok(Some(Written { digest, stat, source: Some(stat) }))
@@ -837,6 +827,13 @@ impl Temporary<'_> {
         Ok(())
     }
 
+    /// Only a hint: whether it is on the disk is what [`JailRoot::sync`] asks.
+    fn begin_writing(&self, size: u64) {
+        if size >= WORTH_AN_EARLY_START {
+            jail_sys::disk::begin_writing(self.fd.as_fd()).unwrap_or_default();
+        }
+    }
+
     /// The last step; answers what is there then, with the owner and mode it was to have.
     fn put_in_place(mut self, meta: Meta) -> io::Result<Stat> {
         retry(|| fs::renameat(&self.dir.fd, &self.temporary, &self.dir.fd, self.name))?;
@@ -907,6 +904,12 @@ fn set_owner_and_mode(fd: &OwnedFd, meta: Meta) -> io::Result<(u32, u32)> {
     }
     retry(|| fs::fchmod(fd, Mode::from_raw_mode(meta.mode)))?;
     Ok(found)
+}
+
+fn put_link_in_place(dir: &OwnedFd, temporary: &OsStr, name: &OsStr) -> io::Result<()> {
+    retry(|| fs::renameat(dir, temporary, dir, name))?;
+    // Renaming a link onto another name of the same file does nothing and leaves both.
+    unlink_if_there(dir, temporary)
 }
 
 fn set_link_owner(dir: &OwnedFd, name: &OsStr, meta: Meta) -> io::Result<()> {

@@ -10,7 +10,7 @@ use crate::glob;
 use crate::host::{Host, RealHost};
 use crate::jailroot::JailRoot;
 use crate::manifest::{Manifest, PathText};
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, Step};
 use crate::resolve::Resolver;
 use crate::tree::Tree;
 
@@ -67,15 +67,12 @@ fn needs(program: &Path, jail: &JailRoot) -> Vec<PathBuf> {
 /// Takes out of a plan whatever would remove what is held, or a directory above it.
 pub(crate) fn protect(plan: &mut Plan, held: &BTreeSet<PathBuf>, old: &Manifest) {
     let needed: BTreeSet<&Path> = held.iter().flat_map(|path| path.ancestors()).collect();
-    let removed: Vec<PathBuf> = plan
-        .steps
-        .iter()
-        .filter(|step| step.action == Action::Remove && needed.contains(step.path.as_path()))
-        .map(|step| step.path.clone())
-        .collect();
-    plan.steps.retain(|step| !(step.action == Action::Remove && needed.contains(step.path.as_path())));
-    for path in removed {
-        let key = PathText(path);
+    let (harmful, steps): (Vec<Step>, _) = std::mem::take(&mut plan.steps)
+        .into_iter()
+        .partition(|step| step.action == Action::Remove && needed.contains(step.path.as_path()));
+    plan.steps = steps;
+    for step in harmful {
+        let key = PathText(step.path);
         if let Some(record) = old.files.get(&key) {
             plan.unchanged.insert(key, record.clone());
         }

@@ -42,6 +42,7 @@ pub mod state;
 pub mod takedown;
 pub mod text;
 pub mod throwaway;
+pub mod toml_text;
 pub mod tree;
 pub mod wanted;
 

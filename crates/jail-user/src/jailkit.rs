@@ -4,6 +4,7 @@
 //! primary group, else DEFAULT, and nothing is merged.
 
 use jail_provision::import::ini::{self, Ini, Section};
+use jail_provision::toml_text;
 
 /// What is carried over for one user.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -39,10 +40,6 @@ fn value<'a>(section: &'a Section, key: &str) -> Option<&'a str> {
         .filter(|v| !v.is_empty())
 }
 
-fn list(text: &str) -> Vec<&str> {
-    text.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty()).collect()
-}
-
 fn is_on(section: &Section, key: &str) -> bool {
     value(section, key).is_some_and(|value| !matches!(value, "0" | "no" | "false"))
 }
@@ -66,18 +63,16 @@ impl Settings {
     fn of_chrootsh(&mut self, section: &Section) {
         // These are ours to set.
         let set = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "USERNAME"];
-        let env: Vec<&str> = value(section, "env")
-            .map(list)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|name| !set.contains(name))
-            .collect();
+        let mut env = value(section, "env").map(ini::words).unwrap_or_default();
+        env.retain(|name| !set.contains(&name.as_str()));
         if !env.is_empty() {
-            self.lines.push(format!("\"+env\" = {}", strings(&env)));
+            self.lines.push(format!("\"+env\" = {}", toml_text::list(&env)));
         }
         match value(section, "injail_shell") {
             Some(shell) if shell.ends_with("/jk_lsh") => {}
-            Some(shell) if shell.starts_with('/') => self.lines.push(format!("shell = {}", string(shell))),
+            Some(shell) if shell.starts_with('/') => {
+                self.lines.push(format!("shell = {}", toml_text::string(shell)))
+            }
             Some(shell) => self.notes.push(format!("injail_shell = {shell}: no absolute path, left out")),
             None => {}
         }
@@ -110,14 +105,14 @@ impl Settings {
             self.lines.push("commands = [\"/nothing-is-allowed\"]".into());
             return;
         };
-        let executables = value(section, "executables").map(list).unwrap_or_default();
+        let executables = value(section, "executables").map(ini::words).unwrap_or_default();
         if executables.is_empty() {
             self.lines.push("commands = [\"/nothing-is-allowed\"]".into());
         } else {
-            self.lines.push(format!("commands = {}", strings(&executables)));
+            self.lines.push(format!("commands = {}", toml_text::list(&executables)));
         }
         if let Some(umask) = value(section, "umask") {
-            self.lines.push(format!("umask = {}", string(&format!("{umask:0>3}"))));
+            self.lines.push(format!("umask = {}", toml_text::string(&format!("{umask:0>3}"))));
         }
         if is_on(section, "allow_word_expansion") {
             self.notes.push(
@@ -130,31 +125,13 @@ impl Settings {
     }
 }
 
-fn strings(words: &[&str]) -> String {
-    format!("[{}]", words.iter().map(|word| string(word)).collect::<Vec<_>>().join(", "))
-}
-
-/// A string of TOML.
-fn string(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            other if other.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(other))),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
 /// What a file of ours begins with.
 const HEAD: &str = "# What jail-user --from-jailkit carried over; --back takes it out again. jail-sh.toml comes before it.\n";
 
 /// The file with a user's table put in, replaced, or (without lines) taken out.
 #[must_use]
 pub fn with_user(file: &str, user: &str, lines: &[String]) -> String {
-    let header = format!("[user.{}]", string(user));
+    let header = format!("[user.{}]", toml_text::string(user));
     let mut kept = String::new();
     let mut ours = false;
     for line in file.lines() {

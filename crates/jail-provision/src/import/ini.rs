@@ -60,6 +60,12 @@ pub fn parse(bytes: &[u8]) -> Ini {
     reader.finish()
 }
 
+/// jailkit's lists are parted by commas; a value over several lines may do without at the end of one.
+#[must_use]
+pub fn words(value: &str) -> Vec<String> {
+    value.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
 #[derive(Default)]
 struct Reader {
     ini: Ini,
