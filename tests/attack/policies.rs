@@ -3,10 +3,11 @@
 
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use jailwright_tests::sshd::ssh_agent;
 use jailwright_tests::user::Under;
-use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, test};
+use jailwright_tests::{Done, Scratch, Skip, Test, User, test};
 
 use crate::attacker;
 
@@ -102,10 +103,7 @@ fn ports_and_nothing_beside_them(host: &Scratch) -> Done {
 fn an_agent_that_is_not_allowed_in(host: &Scratch) -> Done {
     let user = ours(host)?;
     let socket = format!("/tmp/{}", host.unique("agent-kept-out"));
-    let mut agent = Run::new("ssh-agent").args(["-D", "-a", &socket]).background();
-    jailwright_tests::command::wait_until("ssh-agent", std::time::Duration::from_secs(5), || {
-        Path::new(&socket).exists()
-    });
+    let mut agent = ssh_agent(Path::new(&socket));
     let client =
         user.sshd().client("ssh").args(["-A", "-o", &format!("IdentityAgent={socket}"), &user.at_host()]);
     let out = client
@@ -153,16 +151,6 @@ fn the_state_of_a_cell_is_not_the_users(host: &Scratch) -> Done {
     Ok(())
 }
 
-/// The directory in which the user's shared cell is written down.
-fn place_of(user: &User<'_>) -> PathBuf {
-    let cells = std::fs::read_dir("/run/jailwright/cells").expect("cells").flatten();
-    let ours = format!("{}-", user.uid);
-    cells
-        .map(|cell| cell.path())
-        .find(|path| path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(ours.as_bytes())))
-        .expect("a cell")
-}
-
 /// CVE-2022-31214: a join believed a process id. Written down here is a process that has the id of somebody else.
 fn a_process_that_is_not_the_cells_first(host: &Scratch) -> Done {
     let user = ours(host)?;
@@ -171,7 +159,7 @@ fn a_process_that_is_not_the_cells_first(host: &Scratch) -> Done {
     }
     let mut session = user.ssh("echo up; exec sleep 4321").background();
     assert_eq!(session.first_line(), "up");
-    let state = place_of(&user).join("state");
+    let state = user.place_of_the_cell().join("state");
     let good = std::fs::read_to_string(&state).expect("read");
     let forge = |pid: &str| {
         let lines = good

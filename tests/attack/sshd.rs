@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jailwright_tests::command::have;
 use jailwright_tests::product::checkout;
-use jailwright_tests::sshd::Sshd;
+use jailwright_tests::sshd::{Sshd, free_port, ssh_agent};
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, skip, test};
 
@@ -77,8 +77,7 @@ fn without_subsystem(text: &str) -> String {
 
 /// Asks for `-L` and uses it; true if it led anywhere.
 fn forwards(sshd: &Sshd, user: &User<'_>, to: &str) -> bool {
-    let local =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let local = free_port();
     let _tunnel =
         sshd.client("ssh").args(["-N", "-L", &format!("{local}:{to}"), &user.at_host()]).background();
     for _ in 0..50 {
@@ -115,7 +114,7 @@ fn listen_on_the_host(host: &Scratch) -> Done {
     let (user, open, closed) = open_and_closed(host, "", "ssh-tcp-forwarding")?;
     let to = format!("127.0.0.1:{}", open.port());
     only_without_the_drop_in(&open, &closed, |sshd| {
-        let port = a_free_port();
+        let port = free_port();
         let mut tunnel =
             sshd.client("ssh").args(["-N", "-R", &format!("{port}:{to}"), &user.at_host()]).background();
         let leads = soon(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -142,8 +141,7 @@ fn make_a_socket_on_the_host(host: &Scratch) -> Done {
 fn forward_an_agent(host: &Scratch) -> Done {
     let (user, open, closed) = open_and_closed(host, "", "ssh-agent-forwarding")?;
     let socket = format!("/tmp/{}", host.unique("agent"));
-    let mut agent = Run::new("ssh-agent").args(["-D", "-a", &socket]).background();
-    assert!(soon(|| std::path::Path::new(&socket).exists()), "ssh-agent does not start");
+    let mut agent = ssh_agent(std::path::Path::new(&socket));
     let done = only_without_the_drop_in(&open, &closed, |sshd| {
         // Given on the command line, since the client's configuration of the tests says "none".
         let options = ["-A", "-o", &format!("IdentityAgent={socket}")];
@@ -201,10 +199,6 @@ fn attach_to_a_tunnel(host: &Scratch) -> Done {
         soon(|| Run::sh("ip -o link show tun77").run().text().contains("NO-CARRIER"));
         leads
     })
-}
-
-fn a_free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 /// Whether it comes about within a few seconds.

@@ -46,7 +46,7 @@ impl Sshd {
                 .run()
                 .ok();
         }
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let port = free_port();
         let at = dir.display();
         // A second line for the same subsystem is an error.
         let sftp =
@@ -125,4 +125,20 @@ impl Sshd {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// A port of the loopback's that nobody listens on now.
+#[track_caller]
+#[must_use]
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// An ssh-agent of a client's, listening.
+#[track_caller]
+#[must_use]
+pub fn ssh_agent(socket: &Path) -> Background {
+    let agent = Run::new("ssh-agent").args(["-D", "-a"]).arg(socket).background();
+    wait_until("the agent listens", Duration::from_secs(10), || socket.exists());
+    agent
 }

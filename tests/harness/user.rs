@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::command::Run;
+use crate::command::{Run, wait_until};
 use crate::pty::Pty;
 use crate::scratch::Scratch;
 use crate::sshd::Sshd;
@@ -249,6 +250,32 @@ impl<'s> User<'s> {
     #[must_use]
     pub fn processes(&self) -> Vec<(u32, String)> {
         processes_of(self.uid)
+    }
+
+    /// Waits until no process of the account is left: its cell has ended.
+    #[track_caller]
+    pub fn wait_for_the_end(&self) {
+        wait_until("the cell ends", Duration::from_secs(10), || self.processes().is_empty());
+    }
+
+    /// `jail-sh -c COMMAND` as sshd starts it, without the cost of a connection.
+    #[must_use]
+    pub fn jail_sh(&self, command: &str) -> Run {
+        let jail_sh = self.scratch.product().jail_sh().display().to_string();
+        self.outside(&jail_sh).args(["-c", command]).env("LOGNAME", &self.name).dir("/")
+    }
+
+    /// The directory in which the account's shared cell is written down.
+    #[track_caller]
+    #[must_use]
+    pub fn place_of_the_cell(&self) -> PathBuf {
+        let ours = format!("{}-", self.uid);
+        std::fs::read_dir("/run/jailwright/cells")
+            .expect("cells")
+            .flatten()
+            .map(|cell| cell.path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)))
+            .expect("a cell")
     }
 
     /// Runs a program as the account, outside any jail: what a neighbour on the host with the same uid could do.

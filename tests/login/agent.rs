@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jailwright_tests::command::{Background, have, wait_until};
+use jailwright_tests::sshd::ssh_agent;
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, User, skip, test};
 
@@ -27,8 +28,7 @@ struct ClientAgent {
 impl ClientAgent {
     fn start(user: &User<'_>, name: &str) -> Self {
         let socket = user.sshd().dir().join(format!("{name}-{}", user.name));
-        let agent = Run::new("ssh-agent").args(["-D", "-a"]).arg(&socket).background();
-        wait_until("the agent listens", Duration::from_secs(10), || socket.exists());
+        let agent = ssh_agent(&socket);
         Run::new("ssh-add")
             .arg("-q")
             .arg(user.sshd().dir().join("client_key"))
@@ -106,12 +106,7 @@ fn no_agent_otherwise(host: &Scratch) -> Done {
 
 /// jail-sh as sshd would start it for this account, with a word for an agent.
 fn jail_sh(user: &User<'_>, socket: &Path, command: &str) -> Run {
-    let jail_sh = user.scratch().product().jail_sh().display().to_string();
-    user.outside(&jail_sh)
-        .args(["-c", command])
-        .env("SSH_AUTH_SOCK", socket)
-        .env("LOGNAME", &user.name)
-        .dir("/")
+    user.jail_sh(command).env("SSH_AUTH_SOCK", socket)
 }
 
 /// OpenSSH 10.1 and later: `~/.ssh/agent/s.NAME`.

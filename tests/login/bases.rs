@@ -112,7 +112,7 @@ fn a_running_cell_keeps_the_generation_it_was_made_from(host: &Scratch) -> Done 
         tool(host, "jail-init").arg("--remove").arg("-j").arg(user.jail.clone().expect("jailed")).run();
     assert_ne!(removed.status, 0);
     drop(session);
-    wait_until("the cell ends", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     wait_until("the old generation goes with the next update", Duration::from_secs(10), || {
         std::fs::write(&file, "three\n").expect("changed");
         tool(host, "jail-update").arg("-j").arg(&base).run().ok();
@@ -142,7 +142,7 @@ fn a_base_and_a_discarded_root_are_one_overlay(host: &Scratch) -> Done {
     let line =
         format!("echo mine >{0}; cat {0}; grep -c ' / / .* - overlay ' /proc/self/mountinfo", file.display());
     assert_eq!(user.ssh(&line).run().ok().text(), "mine\n1");
-    wait_until("the cell ends", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     assert_eq!(user.ssh(&format!("cat {}", file.display())).run().ok().text(), "one");
     // Changes that would last have no place.
     host.add_policy(&format!("[jail.\"{}\"]\nroot = \"discard\"\n", jail.display()));
@@ -160,7 +160,7 @@ fn a_base_that_is_not_the_one_that_was_made_is_refused(host: &Scratch) -> Done {
     let (base, _) = base(host);
     let (user, _) = jail_on(host, &base);
     assert_eq!(user.ssh("echo in").run().ok().text(), "in");
-    wait_until("the cell ends", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     let generation = base.join(current(&base));
     let (aside, mode) = (base.join("aside"), |mode: &str, path: &Path| {
         Run::new("chmod").arg(mode).arg(path).run().ok();

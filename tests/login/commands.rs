@@ -8,6 +8,8 @@ use jailwright_tests::command::{have, wait_until};
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, User, skip, test};
 
+use crate::transfer::ClientDir;
+
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch listed_transfers_work),
     test!(scratch listed_git_works_and_runs_no_hook),
@@ -29,22 +31,6 @@ fn listed<'s>(host: &'s Scratch, commands: &str) -> User<'s> {
 
 const TRANSFER: &str = r#""scp", "sftp-server", "rsync", "git-upload-pack", "git-receive-pack""#;
 
-struct Client(PathBuf);
-
-impl Client {
-    fn new(user: &User<'_>) -> Self {
-        let dir = PathBuf::from(format!("/tmp/listed-{}", user.name));
-        std::fs::create_dir(&dir).expect("mkdir");
-        Client(dir)
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
 fn ours() -> bool {
     Under::test() == Under::Ours
 }
@@ -54,7 +40,7 @@ fn listed_transfers_work(host: &Scratch) -> Done {
         return skip("the policy is ours");
     }
     let user = listed(host, TRANSFER);
-    let client = Client::new(&user);
+    let client = ClientDir::new(&user);
     let file = client.0.join("it's a file");
     std::fs::write(&file, "content").expect("write");
     let at = |path: &str| format!("{}:{path}", user.at_host());
@@ -86,26 +72,9 @@ fn listed_git_works_and_runs_no_hook(host: &Scratch) -> Done {
         hook.replace('\n', "\\n")
     );
     user.ssh(&make).run().ok();
-    let client = Client::new(&user);
+    let client = ClientDir::new(&user);
     let push = |name: &str| {
-        let git = |args: &[&str]| {
-            Run::new("git")
-                .dir(&client.0)
-                .env("GIT_SSH_COMMAND", user.sshd().remote_shell())
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .env("HOME", &client.0)
-                .args([
-                    "-c",
-                    "user.name=T",
-                    "-c",
-                    "user.email=t@example.org",
-                    "-c",
-                    "init.defaultBranch=main",
-                ])
-                .args(args)
-                .run()
-                .ok()
-        };
+        let git = |args: &[&str]| client.git(&user, args).run().ok();
         git(&["clone", "-q", &format!("{}:p.git", user.at_host()), name]);
         std::fs::write(client.0.join(name).join(name), "text").expect("write");
         git(&["-C", name, "add", "."]);
@@ -115,7 +84,7 @@ fn listed_git_works_and_runs_no_hook(host: &Scratch) -> Done {
     push("before");
     assert!(user.home.join("hook-ran").exists(), "the control: without a list the hook runs");
     std::fs::remove_file(user.home.join("hook-ran")).expect("rm");
-    wait_until("the first cell ends", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     host.add_policy(&format!("[user.{}]\ncommands = [{TRANSFER}]\n", user.name));
     push("after");
     assert!(!user.home.join("hook-ran").exists(), "a hook ran");
@@ -196,7 +165,7 @@ fn no_helper_starts_anything_else(host: &Scratch) -> Done {
     for line in &lines {
         assert!(tried(line), "the control: without a list this starts something: {line}");
     }
-    wait_until("the first cell ends", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     host.add_policy(&format!("[user.{}]\ncommands = [{TRANSFER}]\n", user.name));
     for line in &lines {
         assert!(!tried(line), "started under a list: {line}");

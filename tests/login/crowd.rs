@@ -17,14 +17,9 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch a_jail_removed_while_a_cell_lives),
 ];
 
-/// The login shell as sshd starts it, without the cost of a connection.
+/// With many at once, each takes its time.
 fn jail_sh(user: &User<'_>, command: &str) -> Run {
-    let jail_sh = user.scratch().product().jail_sh().display().to_string();
-    user.outside(&jail_sh)
-        .args(["-c", command])
-        .env("LOGNAME", &user.name)
-        .dir("/")
-        .within(Duration::from_secs(120))
+    user.jail_sh(command).within(Duration::from_secs(120))
 }
 
 fn waiting(user: &User<'_>) -> Background {
@@ -173,14 +168,7 @@ fn what_a_reboot_leaves_is_in_nobodys_way(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
     let mut login = waiting(&user);
     assert!(!cell_of(&mut login).is_empty());
-    let name = std::fs::read_dir("/run/jailwright/cells")
-        .expect("cells")
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{}-", user.uid)))
-        })
-        .expect("the cell's directory");
+    let name = user.place_of_the_cell();
     drop(login);
     ended(&user);
     // A pid that is somebody else's now, of another boot, and a file that was cut off.

@@ -45,7 +45,7 @@ fn into_the_background_with_a_pid_file(host: &Scratch) -> Done {
         std::fs::read_to_string(&log).is_ok_and(|text| text.contains("started"))
     });
     Run::new("kill").arg(pid.to_string()).run().ok();
-    wait_until("it ends", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     assert_eq!(std::fs::read_to_string(&log).expect("log"), "started\nended\n");
     Ok(())
 }

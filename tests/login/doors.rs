@@ -1,10 +1,10 @@
 //! Other ways in than OpenSSH's command line: dropbear, cron's `SHELL=`, and what ansible and editors send over ssh.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jailwright_tests::command::{have, wait_until};
+use jailwright_tests::sshd::free_port;
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 
@@ -29,7 +29,7 @@ fn dropbear_lets_into_the_jail(host: &Scratch) -> Done {
     }
     let key = PathBuf::from(format!("/run/{}", host.unique("dropbear")));
     Run::new("dropbearkey").args(["-t", "ed25519", "-f"]).arg(&key).run().ok();
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let port = free_port();
     let server = Run::new("dropbear")
         .args(["-F", "-E", "-s", "-p", &format!("127.0.0.1:{port}"), "-P", "", "-r"])
         .arg(&key)
@@ -123,7 +123,7 @@ fn what_an_editor_sends(host: &Scratch) -> Done {
         .run()
         .ok();
     assert_eq!(found.text(), "running");
-    wait_until("the cell ends", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     Ok(())
 }
 

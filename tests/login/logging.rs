@@ -1,5 +1,6 @@
 //! `/dev/log` inside: lines arrive, marked; they can fake no other program's; a flood is cut; a new logger is found.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -72,16 +73,18 @@ fn a_restarted_logger_is_found(scratch: &Scratch) -> Done {
         "set -e; mount -t tmpfs none /mnt; cp -a /dev/null /dev/zero /dev/random /dev/urandom /dev/tty /mnt/; \
          mkdir /mnt/pts /mnt/shm; ln -s {socket} /mnt/log; mount --bind /mnt /dev; \
          exec setpriv --reuid {id} --regid {id} --clear-groups env -i USER={0} LOGNAME={0} \
-         /usr/local/sbin/jail-sh -c 'logger one; read x; logger two; read x; logger three; logger four; read x'",
+         /usr/local/sbin/jail-sh -c 'logger one; read x; logger two; echo sent; read x; logger three; logger four; read x'",
         user.name
     );
     let mut child = std::process::Command::new("unshare")
         .args(["-m", "sh", "-c", &script])
         .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
         .stderr(std::fs::File::create(&complaints).expect("create"))
         .spawn()
         .expect("spawn");
     let mut stdin = child.stdin.take().expect("piped");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
     let mut go_on = || std::io::Write::write_all(&mut stdin, b"\n").expect("write");
     // jail-sh's own line about the entry comes to the same socket.
     let mark = format!("<13>{}@", user.name);
@@ -99,7 +102,9 @@ fn a_restarted_logger_is_found(scratch: &Scratch) -> Done {
     drop(first);
     std::fs::remove_file(&socket).expect("remove");
     go_on();
-    std::thread::sleep(Duration::from_millis(500));
+    let mut sent = String::new();
+    stdout.read_line(&mut sent).expect("read");
+    assert_eq!(sent, "sent\n");
     let second = open(&socket);
     go_on();
     // The lost one may have been on its way until now.

@@ -1,9 +1,7 @@
 //! What the cell knows of the network: name servers as the host has them now.
 
 use std::path::Path;
-use std::time::Duration;
 
-use jailwright_tests::command::wait_until;
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Scratch, Test, skip, test};
 
@@ -50,7 +48,7 @@ fn name_servers_are_the_hosts_of_now(host: &Scratch) -> Done {
     );
     assert_eq!(none.ssh("cat /etc/resolv.conf").run().ok().text(), "nameserver 192.0.2.1", "the jail's own");
     drop(first);
-    wait_until("the cell ends", Duration::from_secs(10), || shared.processes().is_empty());
+    shared.wait_for_the_end();
     std::fs::write("/etc/resolv.conf", old).expect("write");
     Ok(())
 }

@@ -32,10 +32,6 @@ fn picture(root: &Path) -> String {
     Run::sh(list).dir(root).run().ok().text()
 }
 
-fn wait_for_the_end(user: &User<'_>) {
-    wait_until("the cell ends", Duration::from_secs(10), || user.processes().is_empty());
-}
-
 fn after_everything_is_deleted_the_next_login_is_as_new(host: &Scratch) -> Done {
     if Under::test() != Under::Ours {
         return skip("the policy is ours");
@@ -49,7 +45,7 @@ fn after_everything_is_deleted_the_next_login_is_as_new(host: &Scratch) -> Done 
     let lines: Vec<String> = out.text().lines().map(str::to_owned).collect();
     // Emptied, and written to.
     assert_eq!(lines, ["0", "0", "ls"], "{}", out.errors());
-    wait_for_the_end(&user);
+    user.wait_for_the_end();
     assert_eq!(picture(&jail), before, "the host's tree");
     // The home is the user's own and lasts: what was deleted there is gone, the key with it.
     user.accept_key(user.sshd());
@@ -69,7 +65,7 @@ fn logins_share_what_is_discarded(host: &Scratch) -> Done {
         user.ssh("cat /opt/note").run().text() == "here"
     });
     drop(first);
-    wait_for_the_end(&user);
+    user.wait_for_the_end();
     assert_ne!(user.ssh("cat /opt/note").run().status, 0);
     Ok(())
 }

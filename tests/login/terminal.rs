@@ -228,7 +228,7 @@ fn a_lost_connection_ends_the_jobs(host: &Scratch) -> Done {
     terminal.line("sleep 103 & sleep 104");
     wait_until("both run", Duration::from_secs(5), || runs(&user, "sleep 103") && runs(&user, "sleep 104"));
     terminal.kill();
-    wait_until("both are gone", Duration::from_secs(10), || user.processes().is_empty());
+    user.wait_for_the_end();
     Ok(())
 }
 

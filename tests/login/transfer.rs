@@ -22,13 +22,31 @@ const NAMES: &[&str] =
     &["plain", "two words", "naïve café €", "it's \"quoted\"", "-dash", "semi;colon $HOME"];
 
 /// A directory of the client's with these files; removed with the guard.
-struct ClientDir(PathBuf);
+pub(crate) struct ClientDir(pub(crate) PathBuf);
 
 impl ClientDir {
-    fn new(user: &User<'_>) -> ClientDir {
+    pub(crate) fn new(user: &User<'_>) -> ClientDir {
         let dir = PathBuf::from(format!("/tmp/client-{}", user.name));
         std::fs::create_dir(&dir).expect("mkdir");
         ClientDir(dir)
+    }
+
+    /// The client's git, with no settings but these and the user's key.
+    pub(crate) fn git(&self, user: &User<'_>, args: &[&str]) -> Run {
+        Run::new("git")
+            .dir(&self.0)
+            .env("GIT_SSH_COMMAND", user.sshd().remote_shell())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("HOME", &self.0)
+            .args([
+                "-c",
+                "user.name=Tester",
+                "-c",
+                "user.email=tester@example.org",
+                "-c",
+                "init.defaultBranch=main",
+            ])
+            .args(args)
     }
 
     fn with_files(user: &User<'_>) -> ClientDir {
@@ -179,22 +197,7 @@ fn git_clone_and_push(host: &Scratch) -> Done {
     }
     let user = host.jailed_user(&["git"]);
     let dir = ClientDir::new(&user);
-    let git = |args: &[&str]| {
-        Run::new("git")
-            .dir(&dir.0)
-            .env("GIT_SSH_COMMAND", user.sshd().remote_shell())
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("HOME", &dir.0)
-            .args([
-                "-c",
-                "user.name=Tester",
-                "-c",
-                "user.email=tester@example.org",
-                "-c",
-                "init.defaultBranch=main",
-            ])
-            .args(args)
-    };
+    let git = |args: &[&str]| dir.git(&user, args);
     user.ssh("git init -q --bare project.git && git -C project.git symbolic-ref HEAD refs/heads/main")
         .run()
         .ok();
