@@ -72,9 +72,12 @@ fn a_directory_as_standard_input(host: &Scratch) -> Done {
     std::fs::write("/srv/stdin/letter", "the host's").expect("write");
     for (redirect, fd) in [("0</srv/stdin", 0), ("2</srv/stdin", 2)] {
         let line = format!(
-            "exec \"$jail\" -c 'cat /proc/self/fd/{fd}/letter; cd /proc/self/fd/{fd} && ls; [ ! -d /proc/self/fd/{fd} ] || echo a directory' {redirect}"
+            "exec \"$jail\" -c 'cat /proc/self/fd/{fd}/letter; cd /proc/self/fd/{fd} && ls; [ ! -d /proc/self/fd/{fd} ] || echo a directory; echo entered' {redirect}"
         );
         let out = by_hand(&user, &line).run();
+        // Without a session there is nothing that could have leaked.
+        let entered = out.text().contains("entered") || Under::test() != Under::Ours;
+        assert!(entered, "{redirect}: {} {}", out.status, out.errors());
         assert!(
             !out.text().contains("letter") && !out.text().contains("the host's"),
             "{redirect}: {}",
