@@ -205,6 +205,10 @@ fn command_lines_that_make_no_sense(scratch: &Scratch) -> Done {
         (vec![user.name.as_str()], "no jail is named"),
         (vec!["-j", "/srv"], "no user is named"),
         (vec!["--release", "-m", user.name.as_str()], "cannot be used with"),
+        (vec!["--move-to", "/srv", "--key", "/k", user.name.as_str()], "cannot be used with"),
+        (vec!["--from-jailkit", "--key", "/k", user.name.as_str()], "cannot be used with"),
+        (vec!["--back", "--key", "/k", user.name.as_str()], "cannot be used with"),
+        (vec!["--back", "--shell", "/bin/sh", user.name.as_str()], "cannot be used with"),
         (vec!["--group", "nosuchgroup", "-j", "/srv"], "there is no group 'nosuchgroup'"),
     ] {
         let said = jail_user().args(&args).run();

@@ -27,11 +27,11 @@ pub struct Cli {
     pub create: bool,
 
     /// Let these public keys in (a file as ssh-keygen makes it, - for standard input)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["release", "remove"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "what")]
     pub key: Option<PathBuf>,
 
     /// The shell in the jail; else the account's own if the jail has it, else bash
-    #[arg(short, long, value_name = "PATH", conflicts_with_all = ["release", "remove"])]
+    #[arg(short, long, value_name = "PATH", conflicts_with_all = ["release", "remove", "back"])]
     pub shell: Option<PathBuf>,
 
     /// Accepted for jailkit's sake: we never ask
