@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use jail_accounts::{convention, group, passwd, placement, table};
+use jail_accounts::{convention, passwd, placement, table};
 
 use crate::books;
 use crate::home::{self, Finished, Mover, Place, Totals};
@@ -23,11 +23,14 @@ use crate::processes::Running;
 use crate::record::{Home, Patience, Phase, Record, Records};
 use crate::report::Outcome;
 use crate::text::Text;
-use crate::trouble::{Trouble, quoted, quoted_bytes};
+use crate::trouble::{Trouble, quoted};
 use crate::view::{Files, View, read};
 
+mod lines;
 mod relocate;
 mod removal;
+
+use lines::{clear_jail_lines, drop_empty_group, join_jailed, leave_jailed, restore_line, write_jail_lines};
 
 pub use relocate::relocate;
 
@@ -781,7 +784,7 @@ impl<'a> Session<'a> {
             for record in records {
                 restore_line(books, record)?;
                 if record.joined_jailed {
-                    leave_jailed(books, &record.user.0)?;
+                    leave_jailed(books, &record.user.0);
                 }
             }
             Ok(made.is_some_and(|gid| drop_empty_group(books, gid)))
@@ -896,71 +899,6 @@ fn is_based_on(line: &[u8], other: &[u8]) -> bool {
     head(line) == head(other)
 }
 
-/// Puts a user into the host's group `jailed`, making it if need be; gives back the number of a group that was made.
-fn join_jailed(host: &Host, books: &mut books::Books<'_>, name: &[u8]) -> Result<Option<u32>, Trouble> {
-    let mut made = None;
-    if books.group.line(JAILED).is_none() {
-        let bytes = books.group.bytes();
-        let defs = Files::read(host)?.defs;
-        let gid = View::new(b"", &bytes)
-            .free_system_gid(&defs)
-            .ok_or_else(|| Trouble::failed("there is no free system gid for the group 'jailed'"))?;
-        books.group.append(JAILED, format!("jailed:x:{gid}:").as_bytes());
-        if let Some(gshadow) = &mut books.gshadow {
-            gshadow.append(JAILED, b"jailed:!::");
-        }
-        made = Some(gid);
-    }
-    for table in std::iter::once(&mut books.group).chain(&mut books.gshadow) {
-        if let Some(line) = table.line(JAILED).map(|line| table::with_member(line, name)) {
-            table.replace(JAILED, line).map_err(|error| Trouble::failed(error.to_string()))?;
-        }
-    }
-    Ok(made)
-}
-
-fn leave_jailed(books: &mut books::Books<'_>, name: &[u8]) -> Result<(), Trouble> {
-    for table in std::iter::once(&mut books.group).chain(&mut books.gshadow) {
-        if let Some(line) = table.line(JAILED).map(|line| table::without_member(line, name)) {
-            table.replace(JAILED, line).map_err(|error| Trouble::failed(error.to_string()))?;
-        }
-    }
-    Ok(())
-}
-
-fn drop_empty_group(books: &mut books::Books<'_>, gid: u32) -> bool {
-    let empty = books
-        .group
-        .text(JAILED)
-        .and_then(group::parse)
-        .is_some_and(|entry| entry.gid == gid && entry.members().count() == 0);
-    if empty {
-        books.group.remove(JAILED);
-        if let Some(gshadow) = &mut books.gshadow {
-            gshadow.remove(JAILED);
-        }
-    }
-    empty
-}
-
-/// A release gives an account back its line; if the administrator changed other fields since, only home and shell.
-fn restore_line(books: &mut books::Books<'_>, record: &Record) -> Result<(), Trouble> {
-    let name = record.user.0.as_slice();
-    let Some(line) = books.passwd.line(name) else { return Ok(()) };
-    if line == record.line_before.0 {
-        return Ok(());
-    }
-    let restored = if line == record.line_after.0 {
-        Some(record.line_before.0.clone())
-    } else {
-        record.entry_before().and_then(|before| table::with_home_and_shell(line, before.home, before.shell))
-    };
-    let restored = restored.ok_or_else(|| {
-        Trouble::failed(format!("the passwd line of {} cannot be restored", quoted_bytes(name)))
-    })?;
-    books.passwd.replace(name, restored).map_err(|error| Trouble::failed(error.to_string()))
-}
-
 fn check_release(
     record: &Record,
     line: Option<&[u8]>,
@@ -987,47 +925,5 @@ fn check_release(
                 .hint("end them first, or use --force to move the home under them"))
         }
         _ => Ok(()),
-    }
-}
-
-fn write_jail_lines(books: &mut books::JailBooks<'_>, record: &Record) {
-    let name = record.user.0.as_slice();
-    books.passwd.put(name, &record.jail_line.after.0);
-    for group in &record.jail_groups {
-        if books.group.line(&group.name.0).is_none() {
-            let line = [group.name.0.as_slice(), b":x:", group.gid.to_string().as_bytes(), b":"].concat();
-            books.group.append(&group.name.0, &line);
-        }
-        if group.joined {
-            edit_member(&mut books.group, &group.name.0, |line| table::with_member(line, name));
-        }
-    }
-}
-
-fn clear_jail_lines(books: &mut books::JailBooks<'_>, record: &Record, needed: &HashSet<u32>) {
-    let name = record.user.0.as_slice();
-    match &record.jail_line.before {
-        None => books.passwd.remove(name),
-        Some(before) => {
-            let line = [before.0.as_slice(), b"\n"].concat();
-            // Gone already: then it stays gone.
-            books.passwd.replace(name, line).unwrap_or(());
-        }
-    }
-    for group in &record.jail_groups {
-        if group.joined {
-            edit_member(&mut books.group, &group.name.0, |line| table::without_member(line, name));
-        }
-        let entry = books.group.text(&group.name.0).and_then(group::parse);
-        let empty = entry.is_some_and(|entry| entry.members().count() == 0);
-        if group.made && empty && !needed.contains(&group.gid) {
-            books.group.remove(&group.name.0);
-        }
-    }
-}
-
-fn edit_member(table: &mut table::Table<'_>, group: &[u8], edit: impl FnOnce(&[u8]) -> Vec<u8>) {
-    if let Some(line) = table.line(group).map(edit) {
-        table.replace(group, line).unwrap_or(());
     }
 }
