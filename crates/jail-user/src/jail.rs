@@ -1,6 +1,7 @@
 //! A jail that accounts can be put into: its place is safe, and it has an /etc and shells of its own.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,19 @@ impl Jail {
         let name = convention::jail_name(clean.as_os_str().as_bytes());
         let base = open_base(&clean)?;
         Ok(Self { path: clean, name, root, etc, base })
+    }
+
+    /// A file of the jail, if it is there: none outside, whatever links the jail holds, and no wait at a pipe.
+    pub fn read(&self, inner: &str) -> Option<Vec<u8>> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat2(&self.root, inner, flags, Mode::empty(), resolve).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        std::fs::File::from(file).read_to_end(&mut bytes).ok().map(|_| bytes)
     }
 
     /// Whether a program can be started in the jail by anyone.
@@ -145,5 +159,34 @@ fn open_base(jail: &Path) -> Result<Option<OwnedFd>, Trouble> {
         Some(manifest) if manifest.generation.is_some() => dir::open_trusted(&manifest.root()).map(Some),
         _ => Err(Trouble::failed(format!("there is no base {}", quoted(base.0.as_os_str())))
             .hint(format!("make it with jail-init --as-base -j {} basicshell", quoted(base.0.as_os_str())))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_jail_neither_misleads_a_reader_nor_keeps_him_waiting() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let etc = dir.path().join("etc");
+        std::fs::create_dir(&etc).expect("etc");
+        std::fs::write(etc.join("plain"), "inside").expect("a file");
+        std::os::unix::fs::symlink("/etc/passwd", etc.join("out")).expect("a link");
+        std::os::unix::fs::symlink("../../../../../../etc/passwd", etc.join("up")).expect("a link");
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, etc.join("pipe"), FileType::Fifo, mode, 0).expect("a pipe");
+        let open = |path: &Path| OwnedFd::from(std::fs::File::open(path).expect("opens"));
+        let jail = Jail {
+            path: dir.path().to_path_buf(),
+            name: "test".to_owned(),
+            root: open(dir.path()),
+            etc: open(&etc),
+            base: None,
+        };
+        assert_eq!(jail.read("etc/plain").as_deref(), Some(&b"inside"[..]));
+        for none in ["etc/out", "etc/up", "etc/pipe", "etc/missing", "etc"] {
+            assert_eq!(jail.read(none), None, "{none}");
+        }
     }
 }

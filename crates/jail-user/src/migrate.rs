@@ -62,9 +62,14 @@ pub fn look(host: &Host, named: &[OsString], all: bool) -> Result<Found, Trouble
             continue;
         };
         let (inside, own) = jails.entry(path.clone()).or_insert_with(|| {
-            let inside = std::fs::read(path.join("etc/passwd")).unwrap_or_default();
+            // One that is unsafe is refused further on.
+            let jail = Jail::open(&path).ok();
+            let read = |inner| jail.as_ref().and_then(|jail| jail.read(inner));
             // jk_lsh runs inside, and reads the file that is there.
-            (inside, std::fs::read(path.join("etc/jailkit/jk_lsh.ini")).ok().map(|ini| jailkit::read(&ini)))
+            (
+                read("etc/passwd").unwrap_or_default(),
+                read("etc/jailkit/jk_lsh.ini").map(|ini| jailkit::read(&ini)),
+            )
         });
         let shell = passwd::by_name(inside, entry.name).map(|entry| entry.shell).unwrap_or_default();
         let group = view.group_name(entry.gid).map(String::from_utf8_lossy);
