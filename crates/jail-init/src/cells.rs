@@ -79,15 +79,10 @@ pub(crate) fn began(ticks: u64) -> u64 {
     boot.unwrap_or(0) + ticks / TICKS
 }
 
-/// `1000-home-jail`, and `1000-home-jail.old-4711` for one that was set aside.
 fn parse(found: &registry::Running) -> Option<Running> {
-    let (uid, jail) = found.name.split_once('-')?;
-    let jail = match jail.rsplit_once(".old-") {
-        Some((jail, pid)) if pid.bytes().all(|b| b.is_ascii_digit()) => jail,
-        _ => jail,
-    };
+    let (uid, jail) = registry::parse_cell_name(&found.name)?;
     let (pid, started) = (found.state.pid, found.state.started);
-    Some(Running { uid: uid.parse().ok()?, jail: jail.to_owned(), pid, started })
+    Some(Running { uid, jail: jail.to_owned(), pid, started })
 }
 
 #[cfg(test)]
@@ -103,6 +98,7 @@ mod tests {
         };
         assert_eq!(of("1000-home-jail"), Some((1000, "home-jail".to_owned())));
         assert_eq!(of("0-srv-a-b.old-12"), Some((0, "srv-a-b".to_owned())));
+        assert_eq!(of("0-srv-a-b.old-12-345"), Some((0, "srv-a-b".to_owned())));
         assert_eq!(of("0-srv-a.old-x"), Some((0, "srv-a.old-x".to_owned())));
         assert_eq!(of("x-y"), None);
     }

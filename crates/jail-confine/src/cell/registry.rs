@@ -34,6 +34,9 @@ const SWEEP_AT_MOST: usize = 16;
 /// How often a login looks again when cells come and go under its hands.
 const TRIES: usize = 100;
 
+/// Behind the name of a cell that made room for a newer one; its first process's pid and start time follow.
+const SET_ASIDE: &str = ".old-";
+
 /// What is written down about a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -85,6 +88,18 @@ pub fn open_run() -> Result<OwnedFd> {
 #[must_use]
 pub fn cell_name(admission: &Admission) -> String {
     format!("{}-{}", admission.account.uid, admission.jail.name)
+}
+
+/// Whose cell a directory's name says it is, and of which jail: as [`cell_name`] made it, or as it was set aside under.
+#[must_use]
+pub fn parse_cell_name(name: &str) -> Option<(u32, &str)> {
+    let (uid, jail) = name.split_once('-')?;
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let jail = match jail.rsplit_once(SET_ASIDE) {
+        Some((jail, process)) if process.split('-').all(is_number) => jail,
+        _ => jail,
+    };
+    Some((uid.parse().ok()?, jail))
 }
 
 /// Joins the user's running cell, or makes one. The lock that keeps it from ending meanwhile comes with it.
@@ -180,7 +195,7 @@ fn set_aside(cells: &OwnedFd, name: &str, place: &OwnedFd, lock: &OwnedFd, state
     if !is_current(cells, name, place)? {
         return Ok(());
     }
-    let aside = format!("{name}.old-{}-{}", state.pid, state.started);
+    let aside = format!("{name}{SET_ASIDE}{}-{}", state.pid, state.started);
     renameat(cells, name, cells, aside.as_str())
         .or_refuse(What::Host, || format!("set the old cell '{name}' aside"))
 }
@@ -456,6 +471,13 @@ mod tests {
         assert_eq!(parse(text), Some(state));
         assert_eq!(parse(b"boot=abc\npid=12\n"), None);
         assert_eq!(parse(b"\xff"), None);
+    }
+
+    #[test]
+    fn the_name_of_a_cell_set_aside_still_tells_its_jail() {
+        assert_eq!(parse_cell_name("1000-home-jail"), Some((1000, "home-jail")));
+        assert_eq!(parse_cell_name(&format!("1000-home-jail{SET_ASIDE}4711-99")), Some((1000, "home-jail")));
+        assert_eq!(parse_cell_name("1000-home-jail.old-4711-"), Some((1000, "home-jail.old-4711-")));
     }
 
     #[test]
