@@ -9,6 +9,7 @@ use jail_provision::jailroot::{Found, JailRoot};
 use jail_provision::manifest::{Manifest, PathText};
 use jail_provision::profiles::Profiles;
 use jail_provision::section;
+use jail_provision::state::State;
 use jail_provision::text;
 use jail_provision::tree::{self, Owner, Tree};
 use jail_provision::wanted::Wanted;
@@ -25,10 +26,7 @@ pub(crate) fn adopt(jail: &Path, sections: &[String], tool: &Tool) -> Result<()>
         return Err(Error::failed(format!("there is no jail {}", text::quote(jail))));
     };
     let state = tool.state(root.path());
-    if state.manifest()?.is_some() {
-        return Err(Error::refused(format!("{} has a manifest already", text::quote(root.path())))
-            .hint("jail-update brings it in step with the host"));
-    }
+    must_be_unknown(&state, root.path())?;
     let host = RealHost::system();
     let mut found = adopt::look(&root, &host)?;
     let mut manifest = Manifest::new(root.path());
@@ -55,11 +53,21 @@ pub(crate) fn adopt(jail: &Path, sections: &[String], tool: &Tool) -> Result<()>
     }
     state.make()?;
     let _lock = state.lock(&mut |holder| say::waiting("jail-init", holder))?;
+    // Whoever had the lock before us may have made it his.
+    must_be_unknown(&state, root.path())?;
     let dir = state.dir().join("sections");
     std::fs::create_dir_all(&dir).map_err(|e| Error::io("make the directory", &dir, e))?;
     state.stage_bytes(dir.join(format!("{SECTION}.toml")), text.as_bytes(), 0o644)?.commit()?;
     manifest.section_dir = Some(PathText(dir));
     state.stage(&manifest)?.commit()
+}
+
+fn must_be_unknown(state: &State, jail: &Path) -> Result<()> {
+    match state.manifest()? {
+        None => Ok(()),
+        Some(_) => Err(Error::refused(format!("{} has a manifest already", text::quote(jail)))
+            .hint("jail-update brings it in step with the host")),
+    }
 }
 
 fn tell(manifest: &Manifest, found: &adopt::Holdings, dry_run: bool) {

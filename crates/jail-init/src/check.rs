@@ -115,7 +115,7 @@ fn check_host(cli: &Cli) -> Result<ExitCode> {
         Question { users: cli.users.clone(), sshd_config: cli.sshd_config.clone(), from: cli.from.clone() };
     let report = host::audit(&View::this_host()?, &question)?;
     if cli.json {
-        say::out(&format!("{:#}\n", report.json()));
+        say::json(&report.json());
     } else {
         say::out(&report.text());
     }
