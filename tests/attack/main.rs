@@ -5,6 +5,7 @@
 //! `JAIL_VARIANT` runs them under other policies of ours: `writable` (root = "writable"), `discard`, `private`; the
 //! whole suite under ours goes through all of them. `rootless` is a class of its own.
 
+mod chroot;
 mod credentials;
 mod descriptors;
 mod environment;
@@ -56,6 +57,7 @@ fn run() -> ExitCode {
         namespaces::TESTS,
         kernel::TESTS,
         terminals::TESTS,
+        chroot::TESTS,
         credentials::TESTS,
         processes::TESTS,
         ipc::TESTS,

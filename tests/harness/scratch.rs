@@ -121,9 +121,13 @@ impl Scratch {
 
     /// The jail that all tests share which ask for these sections; made at the first call.
     pub(crate) fn shared_jail(&self, sections: &[&str]) -> PathBuf {
+        self.shared_jail_at(&format!("/srv/{}", sections.join("-")), sections)
+    }
+
+    /// As [`Scratch::shared_jail`], for tests that share one among themselves.
+    pub fn shared_jail_at(&self, at: &str, sections: &[&str]) -> PathBuf {
         let mut jails = lock(&self.jails);
-        let at = format!("/srv/{}", sections.join("-"));
-        jails.entry(at.clone()).or_insert_with(|| self.jail(&at, sections)).clone()
+        jails.entry(at.to_owned()).or_insert_with(|| self.jail(at, sections)).clone()
     }
 
     /// A name for a directory or an object of this run that no other test has.

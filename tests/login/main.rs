@@ -5,6 +5,7 @@
 mod adopted;
 mod agent;
 mod bases;
+mod chroot;
 mod command;
 mod commands;
 mod crowd;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         agent::TESTS,
         adopted::TESTS,
         bases::TESTS,
+        chroot::TESTS,
         command::TESTS,
         commands::TESTS,
         crowd::TESTS,

@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 
 use crate::base::{self, Base};
+use crate::chroot;
 use crate::directory;
 use crate::invocation::{Invocation, variable};
 use crate::policy::file::{BadFile, CarriedFile, EntryFile, PolicyFile};
@@ -309,8 +310,9 @@ fn admit(account: Account, group_names: &[Vec<u8>], host: Host<'_>, place: &Plac
         read_entry_file_from(host.root, &mut jail, Path::new(STATE_DIRECTORY), Trust::Root, &mut notes)?;
     let subject = Subject { user: &account.name, groups: group_names };
     let sections = entry.as_ref().map(|entry| &entry.entry);
-    let policy = merge(host.policy, sections, jail.path.as_os_str().as_bytes(), subject)
+    let mut policy = merge(host.policy, sections, jail.path.as_os_str().as_bytes(), subject)
         .map_err(|why| Refusal::new(What::Policy, format!("{POLICY_FILE}: {why}")))?;
+    chroot::settle(&mut policy, &mut notes);
     let home = plain_home(&place.inner_home, &policy)?;
     let home_source = match &place.host_home {
         None => HomeSource::Jail(open_home(&jail, &home, &account)?),

@@ -25,6 +25,7 @@ use crate::announce::{self, Announcement};
 use crate::cell::blueprint::{Blueprint, Privilege};
 use crate::cell::{self, Cell, registry};
 use crate::cgroup::Groups;
+use crate::chroot;
 use crate::commands;
 use crate::confined::{self, Identity};
 use crate::environment::{self, Fixed};
@@ -39,7 +40,7 @@ use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::resolver;
 use crate::session::{self, Failure, Session};
 use crate::trusted::Trust;
-use crate::waiter::{self, Tie, Watch};
+use crate::waiter::{self, Orphans, Tie, Watch};
 
 /// Refused, or failed before the command ran.
 pub const REFUSED: i32 = 125;
@@ -147,6 +148,10 @@ pub struct Entry<'a> {
 pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32> {
     must_be_possible(&admission.policy)?;
     must_fit_the_base(admission)?;
+    let in_chroot = admission.policy.isolation == Isolation::Chroot;
+    if in_chroot {
+        chroot::must_be_whole(admission)?;
+    }
     if entry.privilege == Privilege::Root {
         // Keys of the host's sessions must not be reachable from inside: keyrings have no namespace.
         process::new_session_keyring().or_refuse(What::Host, || "get a session keyring of its own".into())?;
@@ -158,7 +163,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
         None
     };
     // Made before the filter, whose strict form knows the very pointers of this call.
-    let expected = Names::in_a_new_cell(entry.terminal, agent.as_ref());
+    let expected = if in_chroot { Names::NONE } else { Names::in_a_new_cell(entry.terminal, agent.as_ref()) };
     let exec = prepare_exec(admission, entry, &expected)?;
     let filter = filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?;
     let parent = getppid();
@@ -166,8 +171,16 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;
     let resolver = resolver::of_host(&admission.policy);
-    let (cell, mut groups, lock) = find_cell(admission, entry, resolver.as_deref(), &mut notes)?;
-    let named = move_in(&cell, admission, entry, agent, resolver.as_deref())?;
+    let (cell, mut groups, lock) = if in_chroot {
+        (None, private_groups(admission, &registry::open_run()?, &mut notes)?, None)
+    } else {
+        let (cell, groups, lock) = find_cell(admission, entry, resolver.as_deref(), &mut notes)?;
+        (Some(cell), groups, lock)
+    };
+    let named = match &cell {
+        Some(cell) => move_in(cell, admission, entry, agent, resolver.as_deref())?,
+        None => Names::NONE,
+    };
     let (exec, filter) = if named == expected {
         (exec, filter)
     } else {
@@ -198,7 +211,10 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     let detaches = entry.announcement.is_some_and(Announcement::detaches);
     match process::clone(0).or_refuse(What::Host, || "start the session's process".into())? {
         Cloned::Child => {
-            let failure = match if detaches { announce::let_go_of_terminal() } else { Ok(()) } {
+            let ready = if detaches { announce::let_go_of_terminal() } else { Ok(()) };
+            let ready =
+                ready.and_then(|()| if in_chroot { chroot::change_root(&admission.jail) } else { Ok(()) });
+            let failure = match ready {
                 Ok(()) => session::start(&session, &mut notes),
                 Err(refusal) => Failure::Refused(refusal),
             };
@@ -225,7 +241,9 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
                 ),
                 Privilege::UserNamespace => (Identity::Keep, Tie::None),
             };
-            match waiter::wait(&Watch { child: pid, terminal: entry.terminal, identity, tie }, &cell)? {}
+            let orphans = if in_chroot { Orphans::AreEnded } else { Orphans::EndWithTheCell };
+            let watch = Watch { child: pid, terminal: entry.terminal, identity, tie, orphans };
+            match waiter::wait(&watch, cell.as_ref())? {}
         }
     }
 }
@@ -238,6 +256,9 @@ struct Names {
 }
 
 impl Names {
+    /// Where nothing is mounted for a login, nothing has a name.
+    const NONE: Self = Self { terminal: None, agent: None };
+
     /// The first login of a new cell always gets these, so the environment can be laid out in advance.
     fn in_a_new_cell(terminal: Terminal, agent: Option<&OwnedFd>) -> Self {
         Self {
@@ -290,8 +311,7 @@ fn find_cell(
     let uid = admission.account.uid;
     match policy.session {
         Sharing::Private => {
-            let name = format!("login-{}", std::process::id());
-            let mut groups = Groups::prepare(policy, uid, &name, &run, notes)?;
+            let mut groups = private_groups(admission, &run, notes)?;
             let cell = Cell::for_one_login(draw()?, &mut groups)?;
             Ok((cell, groups, None))
         }
@@ -301,6 +321,12 @@ fn find_cell(
             Ok((cell, groups, Some(lock)))
         }
     }
+}
+
+/// The control groups of a login that shares no cell.
+fn private_groups(admission: &Admission, run: &OwnedFd, notes: &mut Vec<String>) -> Result<Groups> {
+    let name = format!("login-{}", std::process::id());
+    Groups::prepare(&admission.policy, admission.account.uid, &name, run, notes)
 }
 
 /// Only jail-run starts in a directory that may have to be made; a login's home is there or it is refused.
@@ -319,8 +345,10 @@ pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
             ),
         ))
     };
-    if policy.isolation != Isolation::Namespaces {
-        return refuse("isolation", policy.isolation.to_string());
+    match policy.isolation {
+        Isolation::Namespaces => {}
+        Isolation::Chroot => chroot::must_be_possible(policy)?,
+        Isolation::Vm => return refuse("isolation", policy.isolation.to_string()),
     }
     if policy.network == Network::Private {
         return refuse("network", policy.network.to_string());

@@ -10,11 +10,12 @@ use jail_accounts::{group, passwd};
 use jail_sys::landlock;
 
 use crate::admission::{self, Admission, read_root_file};
+use crate::chroot;
 use crate::directory;
 use crate::enter::must_be_possible;
 use crate::invocation::{Call, Invocation, Terminal};
 use crate::policy::Policy;
-use crate::policy::values::{Network, Root};
+use crate::policy::values::{Isolation, Network, Root};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::trusted::{Top, Trust};
 
@@ -105,6 +106,9 @@ fn abilities(policy: &Policy) -> Vec<String> {
         lines.push(
             "kernel: no TCP port rules (Linux 6.7): network = { connect, bind } would be refused".to_owned(),
         );
+    }
+    if policy.isolation == Isolation::Chroot {
+        lines.extend(chroot::leaves_open());
     }
     if policy.root == Root::Discard {
         lines.push(format!(

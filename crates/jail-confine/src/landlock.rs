@@ -8,14 +8,14 @@ use std::os::fd::AsFd;
 
 use jail_sys::landlock::{self, Ruleset, fs, scope, tcp};
 use jail_sys::process::leak;
-use rustix::fs::{CWD, Mode, OFlags, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat2};
 use rustix::io::Errno;
 
 use crate::admission::BELOW;
 use crate::cell::blueprint::Privilege;
 use crate::commands::reach;
 use crate::policy::Policy;
-use crate::policy::values::{Network, Root, Seccomp};
+use crate::policy::values::{Home, Isolation, Network, Root, Seccomp};
 use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
@@ -77,7 +77,12 @@ impl Fence {
         let handled_net = if ports { tcp::BIND | tcp::CONNECT } else { 0 };
         let ruleset = Ruleset::new(known, handled_net, scoped)
             .or_refuse(What::Host, || "make the Landlock rules".into())?;
-        for place in places(policy, home, uid, known) {
+        let places = places(policy, home, uid, known);
+        let places = match policy.isolation {
+            Isolation::Chroot => of_chroot(places, policy.home, home)?,
+            _ => places,
+        };
+        for place in places {
             allow(&ruleset, &place)?;
         }
         if !policy.commands.is_empty() || policy.seccomp == Seccomp::Strict {
@@ -112,7 +117,9 @@ impl Fence {
 /// Abstract sockets are named in the network namespace: where that is the host's, only Landlock keeps them apart.
 fn scopes(policy: &Policy, abi: u32, notes: &mut Vec<String>) -> u64 {
     let shares_network = matches!(policy.network, Network::Host | Network::Ports { .. });
-    if !shares_network {
+    // Without a pid namespace processes of the same user outside can be named (rulings 5).
+    let shares_pids = policy.isolation == Isolation::Chroot;
+    if !shares_network && !shares_pids {
         return 0;
     }
     if abi < 6 {
@@ -123,7 +130,7 @@ fn scopes(policy: &Policy, abi: u32, notes: &mut Vec<String>) -> u64 {
         );
         return 0;
     }
-    scope::ABSTRACT_SOCKETS
+    if shares_pids { scope::ABSTRACT_SOCKETS | scope::SIGNALS } else { scope::ABSTRACT_SOCKETS }
 }
 
 fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
@@ -161,7 +168,55 @@ fn places(policy: &Policy, home: &[u8], uid: u32, known: u64) -> Vec<Place> {
     places
 }
 
-/// The working directory is the cell's root: setns(2) has put it there.
+/// The places of a root that no mounts were made for: what a cell would bring is there if the jail has it, and the homes of
+/// others have no rights, which takes a rule for each directory beside the way to one's own.
+fn of_chroot(mut places: Vec<Place>, homes: Home, home: &[u8]) -> Result<Vec<Place>> {
+    // A home that is the root has the rights of the root, which stand first.
+    let mut roots = 0;
+    places.retain(|place| {
+        roots += usize::from(place.path == b"/");
+        place.path != b"/" || roots == 1
+    });
+    for place in places.iter_mut().filter(|place| place.path != b"/" && place.path != home) {
+        place.optional = true;
+    }
+    let parent = home.iter().rposition(|b| *b == b'/').and_then(|at| home.get(..at)).unwrap_or_default();
+    let Some(root) = places.iter_mut().find(|place| place.path == b"/") else { return Ok(places) };
+    if homes == Home::All || parent.is_empty() {
+        return Ok(places);
+    }
+    let rights = root.rights;
+    // Names can be listed everywhere; files are reached by the rules below it.
+    root.rights &= fs::READ_DIR;
+    let mut way = Vec::new();
+    for part in parent.split(|b| *b == b'/').skip(1) {
+        for path in beside(&way, part)? {
+            places.push(Place { path, rights, optional: true });
+        }
+        way = [&way, b"/".as_slice(), part].concat();
+    }
+    Ok(places)
+}
+
+/// What lies in `directory` beside `name`, but links, which lead to what has rules of its own.
+fn beside(directory: &[u8], name: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let doing = || format!("list '{}/' of the jail", printable(directory));
+    let relative = directory.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let listed = openat2(CWD, relative, flags, Mode::empty(), BELOW).or_refuse(What::Jail, doing)?;
+    let mut paths = Vec::new();
+    for entry in rustix::fs::Dir::new(listed).or_refuse(What::Jail, doing)? {
+        let entry = entry.or_refuse(What::Jail, doing)?;
+        let found = entry.file_name().to_bytes();
+        if [b".".as_slice(), b"..", name].contains(&found) || entry.file_type() == FileType::Symlink {
+            continue;
+        }
+        paths.push([directory, b"/", found].concat());
+    }
+    Ok(paths)
+}
+
+/// The working directory is the cell's root: setns(2) or chroot(2) has put it there.
 fn allow(ruleset: &Ruleset, place: &Place) -> Result<()> {
     let doing = || format!("allow '{}' by Landlock", printable(&place.path));
     let relative = match place.path.strip_prefix(b"/") {

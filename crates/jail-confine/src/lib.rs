@@ -23,6 +23,7 @@ pub mod announce;
 pub mod base;
 pub mod cell;
 pub mod cgroup;
+pub mod chroot;
 pub mod commands;
 mod confined;
 mod directory;

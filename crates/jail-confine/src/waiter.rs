@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use jail_sys::process::{self, Taken};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus, getppid, wait as wait_any};
+use rustix::process::{Pid, WaitOptions, WaitStatus, getppid, set_child_subreaper, wait as wait_any};
 use rustix::termios::tcsetpgrp;
 
 use crate::cell::Cell;
@@ -44,13 +44,23 @@ pub(crate) struct Watch {
     pub(crate) terminal: Terminal,
     pub(crate) identity: Identity,
     pub(crate) tie: Tie,
+    pub(crate) orphans: Orphans,
+}
+
+/// What becomes of processes that the session leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Orphans {
+    /// The kernel ends them with the first process of their pid namespace.
+    EndWithTheCell,
+    /// There is no such namespace: they fall to the waiter, which ends them.
+    AreEnded,
 }
 
 /// Waits for the session to end, and ends with its exit status as a shell gives it: 128 + n for a signal.
 ///
 /// # Errors
 /// If the rights cannot be given up (the session is killed then), or the wait itself fails.
-pub(crate) fn wait(watch: &Watch, cell: &Cell) -> Result<Infallible> {
+pub(crate) fn wait(watch: &Watch, cell: Option<&Cell>) -> Result<Infallible> {
     if let Err(refusal) = give_up(watch, cell) {
         // Not one moment with rights longer than needed: the cell dies with us.
         process::kill(watch.child.as_raw_nonzero().get(), SIGKILL)
@@ -58,12 +68,19 @@ pub(crate) fn wait(watch: &Watch, cell: &Cell) -> Result<Infallible> {
         return Err(refusal);
     }
     let status = watch_child(watch);
+    end_orphans(watch.orphans);
     give_terminal_back(watch.terminal);
     // No destructors: they would close descriptors that are closed already.
     process::exit_now(status?)
 }
 
-fn give_up(watch: &Watch, cell: &Cell) -> Result<()> {
+fn give_up(watch: &Watch, cell: Option<&Cell>) -> Result<()> {
+    if watch.orphans == Orphans::AreEnded {
+        let doing = || "take charge of what the session leaves behind".to_owned();
+        set_child_subreaper(Some(rustix::process::getpid())).or_refuse(What::Host, doing)?;
+        // Nothing of the host is kept busy by a process that only waits.
+        rustix::process::chdir("/").or_refuse(What::Host, doing)?;
+    }
     confined::give_up_rights(&watch.identity, &[])?;
     rustix::thread::set_name(c"jail-waiter").or_refuse(What::Host, || "name the waiter".into())?;
     if watch.tie != Tie::None {
@@ -78,8 +95,8 @@ fn give_up(watch: &Watch, cell: &Cell) -> Result<()> {
 /// where it has to be given back.
 ///
 /// Closed, not redirected: there is no /dev/null of the host's any more, and nothing is opened from here on.
-fn release_descriptors(terminal: Terminal, cell: &Cell) -> Result<()> {
-    let mut kept = vec![cell.lifeline()];
+fn release_descriptors(terminal: Terminal, cell: Option<&Cell>) -> Result<()> {
+    let mut kept: Vec<_> = cell.map(Cell::lifeline).into_iter().collect();
     if let Terminal::Theirs { fd, .. } = terminal {
         kept.push(standard(fd));
     }
@@ -106,7 +123,7 @@ fn watch_child(watch: &Watch) -> Result<i32> {
                 }
             }
             SIGHUP if watch.tie.is_cut() => hang_up(watch.terminal, child),
-            signal => forward(watch.terminal, child, Taken { signal, ..taken }),
+            signal => forward(watch, child, Taken { signal, ..taken }),
         }
     }
 }
@@ -127,13 +144,14 @@ fn hang_up(terminal: Terminal, child: i32) {
     process::alarm(GRACE_SECONDS);
 }
 
-fn forward(terminal: Terminal, child: i32, taken: Taken) {
+fn forward(watch: &Watch, child: i32, taken: Taken) {
     const SIGALRM: i32 = 14;
     if taken.signal == SIGALRM && taken.from_kernel {
+        end_orphans(watch.orphans);
         process::exit_now(128 + SIGHUP);
     }
     // A key of a terminal that the session shares with us has reached it already.
-    if taken.from_kernel && matches!(terminal, Terminal::Theirs { .. }) {
+    if taken.from_kernel && matches!(watch.terminal, Terminal::Theirs { .. }) {
         return;
     }
     if process::kill(child, taken.signal).is_err() {
@@ -178,6 +196,44 @@ fn stop_too(watch: &Watch) {
     {
         // Then it stays stopped, and a later SIGCONT is forwarded.
     }
+}
+
+/// Ends whatever the session has left, and what that leaves in turn, until nobody is there. Its own children are all that
+/// a process may be sure of by number: nobody else takes their ends.
+fn end_orphans(orphans: Orphans) {
+    if orphans == Orphans::EndWithTheCell {
+        return;
+    }
+    for _ in 0..ROUNDS {
+        let children = children();
+        for child in &children {
+            if process::kill(*child, SIGKILL).is_err() {
+                // It has ended already.
+            }
+        }
+        while let Ok(Some(_)) = wait_any(WaitOptions::NOHANG) {}
+        if children.is_empty() {
+            return;
+        }
+        process::sleep_milliseconds(2);
+    }
+}
+
+/// How often what is left is looked at: a fork bomb within its limit of processes ends well before.
+const ROUNDS: u32 = 2000;
+
+/// The children of this process (proc(5), `/proc/PID/task/TID/children`), as many as a page has room for.
+fn children() -> Vec<i32> {
+    let mut text = [0_u8; 4096];
+    let path = format!("/proc/self/task/{}/children", rustix::process::getpid());
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let length = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .and_then(|file| rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut text)))
+        .unwrap_or(0);
+    let whole = text.get(..length).unwrap_or_default();
+    // The last number may be cut short; each that is whole has a blank behind it.
+    let words = whole.split_inclusive(|byte| *byte == b' ').filter_map(|word| word.strip_suffix(b" "));
+    words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok()).collect()
 }
 
 /// The shell inside has made its own process group the foreground one; ours must be again, or the caller's shell

@@ -16,11 +16,12 @@ use jail_confine::admission::{
 };
 use jail_confine::base::Base;
 use jail_confine::cell::blueprint::Privilege;
+use jail_confine::chroot;
 use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
 use jail_confine::invocation::{self, Terminal};
 use jail_confine::log::Log;
 use jail_confine::policy::file::{PolicyFile, SectionEntry};
-use jail_confine::policy::values::{Network, Session};
+use jail_confine::policy::values::{Isolation, Network, Session};
 use jail_confine::policy::{Origin, Policy, Subject, account_layers};
 use jail_confine::refusal::{OrRefuse, Refusal, Result, What};
 use jail_confine::rootless;
@@ -81,10 +82,21 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
     }
     let caller = Caller::find(cli)?;
     let mut place = Place::prepare(cli, &caller)?;
-    let policy = merge_policy(cli, &caller, &place)?;
+    let mut policy = merge_policy(cli, &caller, &place)?;
+    let mut notes = Vec::new();
+    chroot::settle(&mut policy, &mut notes);
     if cli.explain {
         print!("{}", jail_confine::explain::table(&policy));
         return Ok(0);
+    }
+    if policy.isolation == Isolation::Chroot {
+        chroot_must_be_of_use(cli, &caller, &policy)?;
+        for note in &notes {
+            eprintln!("jail-run: {note}");
+        }
+        if cli.chdir.is_none() {
+            place.start = PathBuf::from(CHROOT_HOME);
+        }
     }
     launch::wait_until_alone();
     let announcement = launch::prepare(cli, ready)?;
@@ -105,6 +117,23 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
     };
     invocation::block_signals()?;
     Ok(enter::enter(&admission, &entry, &Log::silent("jail-run"))?)
+}
+
+/// Where a command without a home of its own is at home when nothing is mounted for it: it cannot write there.
+const CHROOT_HOME: &str = "/";
+
+/// A chroot keeps nobody from changing modes and times of files that are his own, which those of an ordinary caller's jail
+/// are, and those of a jail of the cache must never be.
+fn chroot_must_be_of_use(cli: &Cli, caller: &Caller, policy: &Policy) -> Result<()> {
+    let why = if caller.privilege == Privilege::UserNamespace {
+        "is for root: an ordinary user needs a user namespace for it, and with one the other namespaces are there as well"
+    } else if cli.jail.is_none() {
+        "needs a jail that lasts (-j): one from the cache is shared by later runs"
+    } else {
+        return Ok(());
+    };
+    let origin = policy.origin("isolation");
+    Err(Refusal::new(What::Policy, format!("isolation = \"chroot\" (from {origin}) {why}")))
 }
 
 /// Who calls, and who the command runs as.
@@ -334,6 +363,7 @@ fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, place: &Place) 
 fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Result<Admission> {
     let mut jail = open_jail(&place.jail, caller.trust)?;
     jail.base = place.base.take();
+    let home = if policy.isolation == Isolation::Chroot { CHROOT_HOME } else { EMPTY_HOME };
     if caller.privilege == Privilege::UserNamespace {
         rootless::enter_user_namespace(caller.account.uid, caller.account.gid)?;
         // The descriptor belongs to the mount namespace that was left; the same directory is opened in the new one.
@@ -342,7 +372,7 @@ fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Result<Admission
     Ok(Admission {
         account: caller.account.clone(),
         jail,
-        home: EMPTY_HOME.as_bytes().to_vec(),
+        home: home.as_bytes().to_vec(),
         home_source: HomeSource::Empty,
         policy,
         shell: b"/bin/sh".to_vec(),
