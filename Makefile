@@ -2,12 +2,14 @@
 #
 #   PREFIX   where it goes (/usr/local)        DESTDIR  put in front of every installed path (packagers)
 #   LIBC     gnu (default) or musl: the C library linked into the static jail-sh
+#   COMPAT   where install-compat puts jailkit's names (/usr/sbin, where panels look for them)
 #   PROFILE  release (default) or dev: what `build` makes and `install` takes
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
 LIBC    ?= gnu
 PROFILE ?= release
+COMPAT  ?= /usr/sbin
 
 CARGO      := tests/cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -24,11 +26,14 @@ COMPLETIONS_DIR := $(TARGET_DIR)/completions
 
 SBIN_PROGRAMS := $(basename $(notdir $(wildcard crates/jail-init/src/bin/*.rs))) jail-user
 BIN_PROGRAMS  := jail-run
+# jailkit's names; jk_chrootsh is the login shell itself, the others are one program.
+COMPAT_NAMES  := jk_init jk_cp jk_jailuser jk_lsh jk_update jk_check jk_list jk_chrootlaunch
+COMPAT_LINKS  := $(COMPAT_NAMES:%=$(PREFIX)/sbin/jk-compat:%) $(PREFIX)/sbin/jail-sh:jk_chrootsh
 SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 install uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 install install-compat uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -108,11 +113,25 @@ install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
 	        *) to=fish/vendor_completions.d/$$(basename $$f);; esac; \
 	    install -D -m 644 $$f $(abspath $(DESTDIR)$(PREFIX))/share/$$to; done
 
-uninstall: ## remove what install put there; refuses while an account has our shell
-	@users=$$([ -n "$(DESTDIR)" ] || awk -F: '$$7 == "$(PREFIX)/sbin/jail-sh" { print $$1 }' /etc/passwd); \
+install-compat: ## also answer to jailkit's names (jk_init …) in $(COMPAT), for scripts that know no others; after `make install`
+	@[ -x $(DESTDIR)$(PREFIX)/sbin/jail-sh ] || { echo "make install-compat: '$(DESTDIR)$(PREFIX)/sbin/jail-sh' is not there: run 'make install' first" >&2; exit 1; }
+	@[ -x $(BIN_DIR)/jk-compat ] || { echo "make install-compat: '$(BIN_DIR)/jk-compat' is not built: run 'make build' first" >&2; exit 1; }
+	@for link in $(COMPAT_LINKS); do at=$(DESTDIR)$(COMPAT)/$${link#*:}; \
+	    if [ -e $$at ] || [ -L $$at ]; then \
+	        [ "$$(readlink $$at)" = $${link%:*} ] || { \
+	            echo "make install-compat: refused: '$$at' is there and is not ours (Debian's package jailkit?); nothing was changed. Move the accounts first (jail-user --from-jailkit --all), then remove that package" >&2; exit 4; }; fi; done
+	install -d $(DESTDIR)$(COMPAT)
+	install -m 755 $(BIN_DIR)/jk-compat $(DESTDIR)$(PREFIX)/sbin/jk-compat
+	@set -e; for link in $(COMPAT_LINKS); do at=$(DESTDIR)$(COMPAT)/$${link#*:}; ln -sfn $${link%:*} $$at; echo "$$at -> $${link%:*}"; done
+
+uninstall: ## remove what install and install-compat put there; refuses while an account has our shell
+	@shells=$(PREFIX)/sbin/jail-sh; [ "$$(readlink $(COMPAT)/jk_chrootsh)" != $(PREFIX)/sbin/jail-sh ] || shells="$$shells $(COMPAT)/jk_chrootsh"; \
+	users=$$([ -n "$(DESTDIR)" ] || for s in $$shells; do awk -F: -v s=$$s '$$7 == s { print $$1 }' /etc/passwd; done); \
 	if [ -n "$$users" ]; then \
-	    echo "make uninstall: refused: these accounts could not log in any more, since $(PREFIX)/sbin/jail-sh is their shell. Release them first:" >&2; \
+	    echo "make uninstall: refused: these accounts could not log in any more, since $$shells is their shell. Release them first:" >&2; \
 	    for u in $$users; do echo "    $(PREFIX)/sbin/jail-user --release $$u" >&2; done; exit 4; fi
+	@for link in $(COMPAT_LINKS); do at=$(DESTDIR)$(COMPAT)/$${link#*:}; [ "$$(readlink $$at)" != $${link%:*} ] || rm -f $$at; done
+	rm -f $(DESTDIR)$(PREFIX)/sbin/jk-compat
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,$(SBIN_PROGRAMS) jail-sh) $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(BIN_PROGRAMS))
 	rm -rf $(SHARE)
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man[158]/jail-*.[158] $(DESTDIR)$(PREFIX)/share/man/man5/jailwright-section.5

@@ -15,6 +15,7 @@ use crate::setting::line_of;
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch mapped_by_user),
     test!(scratch mapped_by_group),
+    test!(scratch a_group_that_cannot_be_named_widens_nothing),
     test!(scratch the_question_is_roots_alone),
     test!(scratch nothing_of_the_callers_is_run),
     test!(scratch forged_answers_are_refused),
@@ -167,6 +168,33 @@ fn in_a_jail(scratch: &Scratch, user: &Known) {
     scratch.add_policy(&format!("[user.{}]\njail = \"{}\"\n", user.name, jail.display()));
 }
 
+/// `getent` says 2 for a group that is not there, and for a directory that is down.
+fn a_group_that_cannot_be_named_widens_nothing(scratch: &Scratch) -> Done {
+    let Some(user) = known(scratch) else { return skip(NO_MODULE) };
+    in_a_jail(scratch, &user);
+    scratch.add_policy(&format!("[group.{}]\nopen_files = 78\n", user.group));
+    let within = |script: &str| {
+        let path =
+            stand_in(scratch, &format!("case \"$*\" in *group*) {script};; esac; exec \"$real\" \"$@\""));
+        user.by_hand(&over(&path), "ulimit -n")
+    };
+    assert_eq!(within(":").text(), "78", "as long as the directory answers");
+    let (gid, name) = (user.uid + 1, &user.name);
+    for script in [
+        "exit 2".to_owned(),
+        format!("echo '{name}:x:{}:'; exit 2", user.uid),
+        format!("echo 'x:x:{}:'; exit 0", gid + 1),
+    ] {
+        let said = within(&script);
+        assert_eq!((said.status, said.text().as_str()), (125, ""), "{script}: {}", said.errors());
+        scratch.syslog().expect(&["refused", &user.uid.to_string(), "has no name"]);
+    }
+    for script in ["exit 1", "exit 3"] {
+        assert_eq!(within(script).status, 125, "{script}");
+    }
+    Ok(())
+}
+
 fn the_question_is_roots_alone(scratch: &Scratch) -> Done {
     let Some(user) = known(scratch) else { return skip(NO_MODULE) };
     in_a_jail(scratch, &user);
@@ -249,7 +277,7 @@ fn forged_answers_are_refused(scratch: &Scratch) -> Done {
         (format!("echo 'root:x:{uid}:{uid}::/home/{name}:{shell}'"), "a name that /etc/passwd has"),
         (format!("echo '{name}:x:{uid}:0::/home/{name}:{shell}'"), "primary group"),
         (format!("echo '{name}:x:{uid}:{uid}::/home/{name}:/bin/bash'"), "no account with jail-sh"),
-        (format!("echo '{name}:x:{uid}:{uid}::/etc:{shell}'"), "belongs to uid 0"),
+        (format!("echo '{name}:x:{uid}:{uid}::/var/lib:{shell}'"), "belongs to uid 0"),
         ("exit 2".to_owned(), "no account with jail-sh"),
         ("exit 1".to_owned(), "ended with status 1"),
         ("kill -SEGV $$".to_owned(), "was killed"),
@@ -257,13 +285,11 @@ fn forged_answers_are_refused(scratch: &Scratch) -> Done {
         ("head -c 3000000 /dev/zero".to_owned(), "no account with jail-sh"),
     ];
     for (script, why) in cases {
-        let path = stand_in(scratch, &script);
+        let path = stand_in(
+            scratch,
+            &format!("case \"$*\" in *passwd*) {script}; exit;; esac; exec \"$real\" \"$@\""),
+        );
         let said = user.by_hand(&over(&path), "id -un");
-        if why == "belongs to uid 0" {
-            // /etc is root's, which a home may be; but it is no place that the session could write to.
-            assert!(said.status == 125 || said.text() == *name, "{script}: {}", said.errors());
-            continue;
-        }
         assert_eq!((said.status, said.text().as_str()), (125, ""), "{script}: {}", said.errors());
         scratch.syslog().expect(&["refused", &uid.to_string(), why]);
     }

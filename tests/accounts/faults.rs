@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch a_full_disk_in_the_jail),
     test!(scratch a_full_disk_under_etc),
     test!(scratch each_call_failing_in_turn),
+    test!(scratch a_home_that_cannot_go_back_is_not_lost),
+    test!(scratch one_account_that_resists_holds_up_nobody),
 ];
 
 /// The calls that change something, and so are moments worth dying at.
@@ -243,5 +245,72 @@ fn each_call_failing_in_turn(scratch: &Scratch) -> Done {
         assert_eq!(picture(&there), before, "{context}");
         assert!(!user.home.exists(), "{context}");
     }
+    Ok(())
+}
+
+/// `--release --force` gives up the move of the home, never the home.
+fn a_home_that_cannot_go_back_is_not_lost(scratch: &Scratch) -> Done {
+    let jail = jail(scratch, "/srv");
+    for (call, errno, force) in
+        [("fchown", "ENOSPC", true), ("pwrite64", "ENOSPC", true), ("fchown", "ENOSPC", false)]
+    {
+        let user = account();
+        fill(&user);
+        let (before, line) = (picture(&user.home), user.line_in("/etc/passwd"));
+        jail_user_in(&jail, &["-m", &user.name]).ok();
+        let (there, jailed) = (jail.join("home").join(&user.name), user.line_in("/etc/passwd"));
+        let mut args = vec!["--release", &user.name];
+        args.extend(force.then_some("--force"));
+        // The calls before the copy's own are left alone.
+        let said = traced(call, &format!("error={errno}:when=3"), &args).run();
+        let context = format!("{call} {errno} {args:?}: {} {}", said.status, said.errors());
+        assert_eq!(picture(&there), before, "{context}");
+        assert!(!user.home.exists(), "no half of it is anywhere else: {context}");
+        let now = user.line_in("/etc/passwd");
+        if force && said.status == 0 {
+            assert!(said.errors().contains("stays in the jail"), "{context}");
+            assert_eq!(now, line, "{context}");
+        } else {
+            assert_eq!((said.status, now), (1, jailed), "{context}");
+            jail_user().args(["--release", &user.name]).run().ok();
+            assert_eq!((user.line_in("/etc/passwd"), picture(&user.home)), (line, before), "{context}");
+        }
+        let left =
+            Run::sh(&format!("ls -a /home {}/home | grep 'jailwright-{}' || :", jail.display(), user.uid));
+        assert_eq!(left.run().ok().text(), "", "{context}: stages are left");
+    }
+    Ok(())
+}
+
+/// What a killed run began with one account, and what cannot be ended now, is told; the others are worked on.
+fn one_account_that_resists_holds_up_nobody(scratch: &Scratch) -> Done {
+    let jail = jail(scratch, "/srv");
+    let (user, other) = (account(), account());
+    let before = user.line_in("/etc/passwd");
+    jail_user_in(&jail, &["-m", &user.name]).ok();
+    // Killed when the release is noted and the home not yet touched.
+    let said = traced("renameat2", "signal=KILL:when=1", &["--release", &user.name]).run();
+    assert_eq!(said.status, 137, "{}", said.errors());
+    let mut runs = user.sh("echo up; exec sleep 100").dir("/").background();
+    assert_eq!(runs.first_line(), "up");
+    let said = jail_user_in(&jail, &[&other.name]);
+    assert_eq!(said.status, 0, "{}", said.errors());
+    let told = format!("cannot end what an earlier run had begun with '{}': ", user.name);
+    assert!(
+        said.errors().contains(&told) && said.errors().contains("has processes running"),
+        "{}",
+        said.errors()
+    );
+    let refused = jail_user_in(&jail, &[&user.name]);
+    assert_eq!(refused.status, 1);
+    assert!(refused.errors().contains("an earlier run is not done with"), "{}", refused.errors());
+    let refused =
+        jail_user().arg("--move-to").arg(crate::setting::jail(scratch, "/srv")).arg(&user.name).run();
+    assert_eq!(refused.status, 1, "{}", refused.errors());
+    assert!(refused.errors().contains("an earlier run on the jail"), "{}", refused.errors());
+    runs.kill();
+    jail_user().args(["--release", &user.name]).run();
+    assert_eq!(user.line_in("/etc/passwd"), before);
+    assert!(user.home.join(".profile").exists());
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! These tests need neither a provisioned jail nor a login: a jail here is a directory with an /etc and a shell.
 
 mod bench;
+mod compat;
 mod create;
 mod directory;
 mod edits;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         edits::TESTS,
         create::TESTS,
         directory::TESTS,
+        compat::TESTS,
         jailkit::TESTS,
         relocate::TESTS,
         refusals::TESTS,

@@ -201,12 +201,25 @@ fn from_directory(local: &[u8], uid: u32) -> Result<Vec<u8>> {
 /// The names in the environment are the caller's word, so they choose among his own accounts only (and a jail and
 /// policy that differ between these are refused).
 fn names_of<'a>(file: &'a [u8], invocation: &Invocation) -> Vec<passwd::Entry<'a>> {
-    let is_ours = |entry: &passwd::Entry<'_>| entry.shell.rsplit(|b| *b == b'/').next() == Some(b"jail-sh");
+    let is_ours = |entry: &passwd::Entry<'_>| match entry.shell.rsplit(|b| *b == b'/').next() {
+        Some(b"jail-sh") => true,
+        // `make install-compat` gives us jailkit's name. Where it is jailkit's own program, the account is jailkit's.
+        Some(b"jk_chrootsh") => is_this_program(entry.shell),
+        _ => false,
+    };
     let mut names: Vec<_> = passwd::by_uid(file, invocation.uid).filter(is_ours).collect();
     let login = ["LOGNAME", "USER"].into_iter().filter_map(|name| variable(&invocation.environment, name));
     let login: Vec<&OsStr> = login.collect();
     names.sort_by_key(|entry| !login.iter().any(|name| name.as_bytes() == entry.name));
     names
+}
+
+/// Whether a path leads to the very file that runs. Both are names of the host's, resolved before any root is changed.
+fn is_this_program(path: &[u8]) -> bool {
+    let (Ok(there), Ok(own)) = (rustix::fs::stat(path), rustix::fs::stat("/proc/self/exe")) else {
+        return false;
+    };
+    (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
 }
 
 fn admit_name(entry: &passwd::Entry<'_>, host: Host<'_>, invocation: &Invocation) -> Result<Admission> {
@@ -429,7 +442,7 @@ fn open_home(jail: &Jail, home: &[u8], account: &Account) -> Result<OwnedFd> {
         };
         Refusal::new(What::Home, format!("cannot open the home {}: {errno}{hint}", whole()))
     })?;
-    check_home_owner(&fd, account, &whole())?;
+    check_home_owner(&fd, &[account.uid, 0], &whole())?;
     Ok(fd)
 }
 
@@ -449,16 +462,18 @@ fn open_host_home(path: &[u8], account: &Account) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = openat2(&parent, name, flags, Mode::empty(), BELOW)
         .or_refuse(What::Home, || format!("open the home '{}'", path.display()))?;
-    check_home_owner(&fd, account, &format!("'{}'", path.display()))?;
+    // Whoever can change an account in a directory could else have any directory of the host's brought into the jail.
+    check_home_owner(&fd, &[account.uid], &format!("'{}'", path.display()))?;
     Ok(fd)
 }
 
-fn check_home_owner(fd: &OwnedFd, account: &Account, shown: &str) -> Result<()> {
+fn check_home_owner(fd: &OwnedFd, owners: &[u32], shown: &str) -> Result<()> {
     let stat = fstat(fd.as_fd()).or_refuse(What::Home, || format!("stat the home {shown}"))?;
-    if stat.st_uid != account.uid && stat.st_uid != 0 {
+    if !owners.contains(&stat.st_uid) {
+        let wanted: Vec<String> = owners.iter().map(|uid| format!("uid {uid}")).collect();
         return Err(Refusal::new(
             What::Home,
-            format!("the home {shown} belongs to uid {}, not to uid {} or root", stat.st_uid, account.uid),
+            format!("the home {shown} belongs to uid {}, not to {}", stat.st_uid, wanted.join(" or ")),
         ));
     }
     if stat.st_mode & 0o002 != 0 {
@@ -544,10 +559,38 @@ fn name_groups(groups: &[u8], account: &Account, file: &PolicyFile) -> Result<Ve
     if nameless.is_empty() || file.group.is_empty() {
         return Ok(named);
     }
-    let answer = directory::ask("group", &nameless)?;
+    let answer = known(&directory::ask("group", &nameless)?);
+    refuse_nameless(groups, &nameless, &answer, file)?;
     // A group that the host has of its own keeps its number: the policy means that one.
-    named.extend(known(&answer).into_iter().filter(|(_, name)| group::by_name(groups, name).is_none()));
+    named.extend(answer.into_iter().filter(|(_, name)| group::by_name(groups, name).is_none()));
     Ok(named)
+}
+
+/// A directory that is down, or has lost a group, says "no such group" as well. The policy may be stricter with that one,
+/// so a group of the account that stays without a name is a refusal, unless the host itself has every group that the
+/// policy speaks of.
+fn refuse_nameless(
+    groups: &[u8],
+    asked: &[Vec<u8>],
+    answer: &[(u32, Vec<u8>)],
+    file: &PolicyFile,
+) -> Result<()> {
+    let Some(elsewhere) = file.group.keys().find(|name| group::by_name(groups, name.as_bytes()).is_none())
+    else {
+        return Ok(());
+    };
+    let is_named = |gid: &[u8]| answer.iter().any(|(known, _)| known.to_string().as_bytes() == gid);
+    match asked.iter().find(|gid| !is_named(gid)) {
+        None => Ok(()),
+        Some(gid) => Err(Refusal::new(
+            What::Account,
+            format!(
+                "group {} of the account has no name, so whether it is [group.{elsewhere}] cannot be told; is the \
+                 directory service up? Else give the group a name (groupadd -g), or take that table out",
+                printable(gid)
+            ),
+        )),
+    }
 }
 
 /// The administrator's policy file, for tools that show or carry on what it says; without one, an empty policy.

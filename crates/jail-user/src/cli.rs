@@ -10,7 +10,7 @@ use clap::{ArgGroup, CommandFactory, Parser};
 #[command(name = "jail-user", version, max_term_width = 100, after_help = EXAMPLES)]
 #[command(group(ArgGroup::new("what").args(["release", "move_to", "remove", "from_jailkit", "back"])))]
 pub struct Cli {
-    /// The jail (with --release: found from the account if left out)
+    /// The jail (with --release: found from the account if left out; with --from-jailkit and --back: only accounts in it)
     #[arg(short, long, value_name = "JAIL")]
     pub jail: Option<PathBuf>,
 

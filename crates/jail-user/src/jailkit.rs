@@ -25,13 +25,13 @@ pub fn read(bytes: &[u8]) -> Ini {
 }
 
 /// The one section that counts for a user.
-fn section<'a>(ini: &'a Ini, user: &str, group: Option<&str>) -> Option<&'a Section> {
+pub(crate) fn section<'a>(ini: &'a Ini, user: &str, group: Option<&str>) -> Option<&'a Section> {
     let named = |name: &str| ini.sections.iter().find(|section| section.name == name);
     let of_group = || group.and_then(|group| named(&format!("group {group}")));
     named(user).or_else(of_group).or_else(|| named("jk DEFAULT"))
 }
 
-fn value<'a>(section: &'a Section, key: &str) -> Option<&'a str> {
+pub(crate) fn value<'a>(section: &'a Section, key: &str) -> Option<&'a str> {
     section
         .keys
         .iter()

@@ -7,6 +7,7 @@ mod talk;
 
 pub mod books;
 pub mod cli;
+pub mod compat;
 pub mod create;
 pub mod dir;
 pub mod home;

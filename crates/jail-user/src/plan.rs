@@ -79,6 +79,8 @@ pub struct Scene<'a> {
 pub struct Planned {
     /// What the account's record will be.
     pub record: Record,
+    /// The account's passwd line that this was planned for.
+    pub line: Text,
     /// Whether anything has to be done.
     pub changes: bool,
     /// The mode of a new home.
@@ -145,6 +147,7 @@ pub fn account(scene: &Scene<'_>, wish: &Wish, user: &OsStr) -> Result<Planned, 
         changes,
         new_home: home::NewHome { uid: entry.uid, gid: entry.gid, mode: scene.defs.home_mode },
         warnings: warnings(scene, wish, entry, &record),
+        line: line.into(),
         record,
     })
 }
@@ -207,6 +210,7 @@ pub fn relocation(
         changes: true,
         new_home: home::NewHome { uid: entry.uid, gid: entry.gid, mode: scene.defs.home_mode },
         warnings: warnings(scene, wish, entry, &record),
+        line: line.into(),
         record,
     })
 }

@@ -285,7 +285,7 @@ fn from_jailkit(
     services: Option<&dyn Services>,
     users: &[OsString],
 ) -> Result<Vec<Outcome>, Trouble> {
-    let found = migrate::look(host, users, cli.all)?;
+    let found = in_the_jail_named(cli, migrate::look(host, users, cli.all)?)?;
     let mut outcomes = found.outcomes;
     let wish = Wish { home: HomeChoice::Make, shell: cli.shell.clone(), force: cli.force };
     for (path, accounts) in found.jails {
@@ -325,6 +325,30 @@ fn from_jailkit(
     Ok(outcomes)
 }
 
+/// With `-j`, only accounts of that jail are meant; one that was named and is in another is not passed over in silence.
+fn in_the_jail_named(cli: &Cli, found: migrate::Found) -> Result<migrate::Found, Trouble> {
+    let Some(named) = &cli.jail else { return Ok(found) };
+    let named = clean_jail(named)?;
+    let mut outcomes = found.outcomes;
+    let (here, elsewhere): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        found.jails.into_iter().partition(|(jail, _)| *jail == named);
+    for (jail, accounts) in elsewhere.into_iter().filter(|_| !cli.all) {
+        let elsewhere = |user: &OsString| {
+            let (who, jail) = (quoted(user), quoted(jail.as_os_str()));
+            let why = format!("{who} is in the jail {jail}, not in {}", quoted(named.as_os_str()));
+            Outcome::failed(user, &named, Trouble::failed(why).hint("leave out -j, or name that jail"))
+        };
+        outcomes.extend(accounts.iter().map(|(user, _)| elsewhere(user)));
+    }
+    Ok(migrate::Found { jails: here, outcomes })
+}
+
+fn clean_jail(jail: &Path) -> Result<PathBuf, Trouble> {
+    crate::dir::clean(jail.as_os_str().as_bytes()).ok_or_else(|| {
+        Trouble::usage(format!("the jail {} is not an absolute path", quoted(jail.as_os_str())))
+    })
+}
+
 /// Gives accounts back to jailkit.
 fn back(
     cli: &Cli,
@@ -332,7 +356,7 @@ fn back(
     services: Option<&dyn Services>,
     users: &[OsString],
 ) -> Result<Vec<Outcome>, Trouble> {
-    let found = migrate::came_from_jailkit(host, users, cli.all)?;
+    let found = in_the_jail_named(cli, migrate::came_from_jailkit(host, users, cli.all)?)?;
     let mut outcomes = found.outcomes;
     for (path, accounts) in found.jails {
         let users: Vec<OsString> = accounts.into_iter().map(|(user, _)| user).collect();
@@ -442,10 +466,7 @@ fn by_jail(
 ) -> Result<BTreeMap<PathBuf, Vec<OsString>>, Trouble> {
     let mut jails: BTreeMap<PathBuf, Vec<OsString>> = BTreeMap::new();
     if let Some(jail) = &cli.jail {
-        let clean = crate::dir::clean(jail.as_os_str().as_bytes()).ok_or_else(|| {
-            Trouble::usage(format!("the jail {} is not an absolute path", quoted(jail.as_os_str())))
-        })?;
-        jails.insert(clean, users.to_vec());
+        jails.insert(clean_jail(jail)?, users.to_vec());
         return Ok(jails);
     }
     let files = Files::read(host)?;

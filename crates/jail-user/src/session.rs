@@ -1,5 +1,6 @@
 //! One run on one jail: finish or undo what a killed run left, then jail or release accounts, all or nothing for each.
-//! [`relocate`] moves accounts between two jails, [`removal`] deletes them.
+//! [`recover`] ends what a killed run left, [`release`] takes accounts out, [`relocate`] moves them between two jails,
+//! [`removal`] deletes them.
 //!
 //! The order is what makes it safe to die anywhere: the journal first, then homes, the jail's files, systemd, and
 //! last the host's passwd. Until that rename an account is as it was and can be undone; after it, it is jailed and
@@ -27,10 +28,14 @@ use crate::trouble::{Trouble, quoted};
 use crate::view::{Files, View, read};
 
 mod lines;
+mod recover;
+mod release;
 mod relocate;
 mod removal;
 
 use lines::{clear_jail_lines, drop_empty_group, join_jailed, leave_jailed, restore_line, write_jail_lines};
+
+pub(crate) use lines::Restore;
 
 pub use relocate::relocate;
 
@@ -42,6 +47,8 @@ pub struct Session<'a> {
     /// `None` if the jail is gone, which only a forced release puts up with.
     jail: Option<Jail>,
     records: Records,
+    /// Accounts that a killed run left in the midst of a change which could not be brought to an end, and why.
+    stuck: HashMap<Text, Trouble>,
     /// The jail that accounts are being moved out of.
     partner: Option<Box<Session<'a>>>,
 }
@@ -81,7 +88,8 @@ impl<'a> Session<'a> {
     fn locked(host: &'a Host, services: Option<&'a dyn Services>, path: &Path) -> Result<Self, Trouble> {
         let jail = Jail::open(path)?;
         let records = Records::lock(&host.state, &jail.path, &jail.name)?;
-        Ok(Self { host, services, jail_path: jail.path.clone(), jail: Some(jail), records, partner: None })
+        let (jail_path, stuck) = (jail.path.clone(), HashMap::new());
+        Ok(Self { host, services, jail_path, jail: Some(jail), records, stuck, partner: None })
     }
 
     /// Opens the records of a jail that is no longer there.
@@ -94,7 +102,15 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Trouble::usage(format!("{} is not an absolute path", quoted(path.as_os_str()))))?;
         let name = convention::jail_name(path.as_os_str().as_bytes());
         let records = Records::lock(&host.state, &path, &name)?;
-        Ok(Self { host, services, jail_path: path, jail: None, records, partner: None })
+        Ok(Self {
+            host,
+            services,
+            jail_path: path,
+            jail: None,
+            records,
+            stuck: HashMap::new(),
+            partner: None,
+        })
     }
 
     /// The jail's path.
@@ -164,6 +180,10 @@ impl<'a> Session<'a> {
         let mut outcomes = Vec::new();
         let mut work = Vec::new();
         for (user, plan) in users.iter().zip(planned) {
+            if let Some(why) = self.stuck_because(user) {
+                outcomes.push(Outcome::failed(user, &self.jail_path, why));
+                continue;
+            }
             match plan {
                 Err(trouble) => outcomes.push(Outcome::failed(user, &self.jail_path, trouble)),
                 Ok(plan) if !plan.changes => {
@@ -174,6 +194,13 @@ impl<'a> Session<'a> {
         }
         outcomes.extend(self.apply(work));
         outcomes
+    }
+
+    /// Why an account is not to be worked on: it is half way into the jail or out of it.
+    fn stuck_because(&self, user: &OsStr) -> Option<Trouble> {
+        let why = self.stuck.get(&Text::from(user.as_bytes()))?;
+        let sentence = format!("an earlier run is not done with {}: {why}", quoted(user));
+        Some(Trouble { sentence, ..why.clone() })
     }
 
     fn apply(&mut self, work: Vec<Planned>) -> Vec<Outcome> {
@@ -241,7 +268,7 @@ impl<'a> Session<'a> {
             .collect();
         manager::mask(self.host, self.services, &managed)?;
         self.place(&records)?;
-        let changed_meanwhile = self.switch_over(&records)?;
+        let changed_meanwhile = self.switch_over(&going)?;
         for record in records {
             if changed_meanwhile.contains(&record.user) {
                 let who = quoted(record.user.as_os_str());
@@ -351,8 +378,8 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Trouble::failed(format!("another run works on {}", quoted(path.as_os_str()))))?;
         let jail = Jail::open(path).ok();
         let (host, services) = (self.host, self.services);
-        Session { host, services, jail_path: path.to_owned(), jail, records, partner: None }
-            .forget(&origin.record)
+        let (jail_path, stuck) = (path.to_owned(), HashMap::new());
+        Session { host, services, jail_path, jail, records, stuck, partner: None }.forget(&origin.record)
     }
 
     /// Drops an account that is in another jail now.
@@ -380,27 +407,24 @@ impl<'a> Session<'a> {
     }
 
     /// Groups, then passwd: the point of no return. Gives back the accounts whose line is no longer what was planned for.
-    fn switch_over(&self, records: &[&Record]) -> Result<HashSet<Text>, Trouble> {
+    fn switch_over(&self, plans: &[&Planned]) -> Result<HashSet<Text>, Trouble> {
         let made_group = std::cell::Cell::new(None);
         let changed = books::edit_host(self.host, |books| {
             let mut changed = HashSet::new();
-            for record in records {
+            for Planned { record, line: planned_for, .. } in plans {
                 let name = record.user.0.as_slice();
-                let line = books.passwd.line(name).map(<[u8]>::to_vec);
-                match line {
+                match books.passwd.line(name) {
                     Some(line) if line == record.line_after.0 => {}
-                    Some(line) if !is_based_on(&line, &record.line_after.0) => {
-                        changed.insert(record.user.clone());
-                        continue;
-                    }
-                    None => {
-                        changed.insert(record.user.clone());
-                        continue;
-                    }
-                    Some(_) => books
+                    // The whole line: a home may take long to copy, and an administrator who gives the account another
+                    // shell meanwhile (nologin, say) has the last word.
+                    Some(line) if line == planned_for.0 => books
                         .passwd
                         .replace(name, record.line_after.0.clone())
                         .map_err(|e| Trouble::failed(e.to_string()))?,
+                    Some(_) | None => {
+                        changed.insert(record.user.clone());
+                        continue;
+                    }
                 }
                 made_group.set(join_jailed(self.host, books, name)?.or(made_group.get()));
             }
@@ -439,7 +463,8 @@ impl<'a> Session<'a> {
             })
             .cloned()
             .collect();
-        let undone = if to_undo.is_empty() { Ok(()) } else { self.undo(&to_undo, &HashSet::new()) };
+        let undone =
+            if to_undo.is_empty() { Ok(Failures::new()) } else { self.undo(&to_undo, &HashSet::new()) };
         for record in &mut self.records.accounts {
             if let Some(old) =
                 before.get(&record.user).filter(|_| failed.contains_key(record.user.as_os_str()))
@@ -447,8 +472,9 @@ impl<'a> Session<'a> {
                 *record = old.clone();
             }
         }
-        let saved = undone.and_then(|()| self.records.save());
-        if let Err(trouble) = &saved {
+        let saved = undone.and_then(|left| self.records.save().map(|()| left));
+        let left = saved.unwrap_or_else(|trouble| vec![(OsString::new(), trouble)]);
+        for (_, trouble) in left {
             complain!("jail-user: {trouble}; the next run finishes it");
         }
         let tell = |plan: &Planned| match failed.get(plan.record.user.as_os_str()) {
@@ -505,120 +531,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Ends what a killed run left: an account that passwd has in the jail is finished, any other is put back.
-    fn recover(&mut self, resume: &[OsString]) -> Result<Vec<String>, Trouble> {
-        if self.records.accounts.iter().all(|record| record.phase == Phase::Jailed) {
-            return Ok(Vec::new());
-        }
-        let files = Files::read(self.host)?;
-        let lines = table::Table::passwd(&files.passwd.bytes);
-        let (mut finish, mut undo, mut release, mut remove) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for record in &self.records.accounts {
-            let committed = lines.line(&record.user.0) == Some(record.line_after.0.as_slice());
-            match record.phase {
-                Phase::Jailed => {}
-                Phase::Adding if committed => finish.push(record.clone()),
-                Phase::Adding => undo.push(record.clone()),
-                Phase::Releasing => release.push(record.clone()),
-                Phase::Removing | Phase::Purging => remove.push(record.clone()),
-            }
-        }
-        let mut notes = Vec::new();
-        let mut stuck = HashSet::new();
-        for record in &finish {
-            let finished = self
-                .place(&[record])
-                .and_then(|()| self.finish_home(record))
-                .and_then(|_| self.leave_old_jail(record));
-            if let Err(trouble) = finished {
-                notes.push(format!("{trouble}; the next run tries again"));
-                stuck.insert(record.user.clone());
-                continue;
-            }
-            notes.push(format!(
-                "finished putting {} into the jail, which an earlier run had begun",
-                quoted(record.user.as_os_str())
-            ));
-        }
-        let finished: HashSet<&Text> =
-            finish.iter().map(|record| &record.user).filter(|user| !stuck.contains(*user)).collect();
-        for record in self.records.accounts.iter_mut().filter(|record| finished.contains(&record.user)) {
-            *record = Record { phase: Phase::Jailed, ..record.clone().settled() };
-        }
-        let resumed: HashSet<Text> = resume.iter().map(|user| Text::from(user.as_bytes())).collect();
-        if !undo.is_empty() {
-            self.undo(&undo, &resumed)?;
-            notes.extend(undo.iter().map(|record| {
-                format!("undid what an earlier run had begun with {}", quoted(record.user.as_os_str()))
-            }));
-        }
-        if !release.is_empty() {
-            let failures = self.take_out(&release, false)?;
-            if let Some((_, trouble)) = failures.into_iter().next() {
-                return Err(trouble);
-            }
-            notes.extend(
-                release
-                    .iter()
-                    .map(|record| format!("finished the release of {}", quoted(record.user.as_os_str()))),
-            );
-        }
-        if !remove.is_empty() {
-            if let Some((_, trouble)) = self.take_away(&remove)?.into_iter().next() {
-                return Err(trouble);
-            }
-            notes.extend(
-                remove
-                    .iter()
-                    .map(|record| format!("finished the removal of {}", quoted(record.user.as_os_str()))),
-            );
-        }
-        self.records.save()?;
-        Ok(notes)
-    }
-
-    /// Puts accounts back that were not switched over yet.
-    fn undo(&mut self, records: &[Record], keep_copies: &HashSet<Text>) -> Result<(), Trouble> {
-        for record in records {
-            self.undo_home(record, keep_copies.contains(&record.user))?;
-        }
-        let all: Vec<&Record> = records.iter().collect();
-        self.restore_host(&all)?;
-        self.clear_jail(&all)?;
-        self.place_back(&all)?;
-        self.unplace(&all)?;
-        let gone: HashSet<&Text> = records.iter().map(|record| &record.user).collect();
-        self.records.accounts.retain(|record| !gone.contains(&record.user));
-        Ok(())
-    }
-
-    fn undo_home(&self, record: &Record, keep_copy: bool) -> Result<(), Trouble> {
-        let jail = self.jail()?;
-        let Some(place) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else {
-            return Ok(());
-        };
-        match &record.home {
-            Home::Moved { from } => {
-                let from = Place::on_host(from.as_path())?;
-                Mover { from: &from, to: &place, uid: record.uid }.take_back(keep_copy)
-            }
-            // It was made by the run that failed, and nobody could log in to it.
-            Home::Made => home::unmake(&place, record.uid),
-            Home::Kept | Home::Bound => Ok(()),
-        }
-    }
-
-    /// Releases accounts.
-    pub fn release(&mut self, users: &[OsString], force: bool) -> Vec<Outcome> {
-        self.with_records(
-            users,
-            |record| record,
-            |session, records| session.take_out(records, force),
-            Outcome::released,
-        )
-    }
-
     /// Does something with all those of the accounts that we have in this jail, and tells of each.
     fn with_records(
         &mut self,
@@ -630,9 +542,13 @@ impl<'a> Session<'a> {
         let mut outcomes = Vec::new();
         let mut records = Vec::new();
         for user in users {
-            match self.records.get(user.as_bytes()) {
-                Some(record) => records.push(prepare(record.clone())),
-                None => outcomes.push(self.unknown_to_us(user)),
+            match (self.records.get(user.as_bytes()), self.stuck_because(user)) {
+                // What resisted a release or a removal may go through now, with --force.
+                (Some(record), Some(why)) if record.phase == Phase::Adding => {
+                    outcomes.push(Outcome::failed(user, &self.jail_path, why));
+                }
+                (Some(record), _) => records.push(prepare(record.clone())),
+                (None, _) => outcomes.push(self.unknown_to_us(user)),
             }
         }
         if records.is_empty() {
@@ -667,93 +583,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes accounts out of the jail. What failed stays in it.
-    fn take_out(&mut self, records: &[Record], force: bool) -> Result<Failures, Trouble> {
-        let mut failures = Failures::new();
-        let files = Files::read(self.host)?;
-        let lines = table::Table::passwd(&files.passwd.bytes);
-        let running = Running::look(Path::new("/proc"));
-        let mut going = Vec::new();
-        for record in records {
-            match check_release(record, lines.line(&record.user.0), &running, force) {
-                Ok(()) => going.push(record.clone()),
-                Err(trouble) => failures.push((record.user.as_os_str().to_owned(), trouble)),
-            }
-        }
-        self.upsert(going.iter().map(|record| Record { phase: Phase::Releasing, ..record.clone() }));
-        self.records.save()?;
-        let mut moved = Vec::new();
-        for record in &going {
-            let switched = lines.line(&record.user.0) == Some(record.line_before.0.as_slice());
-            match self.bring_home_back(record, switched, force) {
-                Ok(()) => moved.push(record),
-                Err(trouble) => {
-                    failures.push((record.user.as_os_str().to_owned(), trouble));
-                    self.upsert(std::iter::once(Record { phase: Phase::Jailed, ..record.clone() }));
-                }
-            }
-        }
-        self.restore_host(&moved)?;
-        self.clear_jail(&moved)?;
-        self.unplace(&moved)?;
-        for record in &moved {
-            if let Err(trouble) = self.finish_home_back(record) {
-                complain!("jail-user: {trouble}; the next run tries again");
-                continue;
-            }
-            self.records.accounts.retain(|other| other.user != record.user);
-        }
-        self.records.save()?;
-        Ok(failures)
-    }
-
-    fn bring_home_back(&self, record: &Record, switched: bool, force: bool) -> Result<(), Trouble> {
-        let Home::Moved { from } = &record.home else { return Ok(()) };
-        if switched {
-            return Ok(());
-        }
-        let result = self.jail().and_then(|jail| {
-            let gone = || {
-                Trouble::failed(format!("the home of {} is not in the jail", quoted(record.user.as_os_str())))
-            };
-            let here =
-                Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)?.ok_or_else(gone)?;
-            if let Some(found) = here.stat()? {
-                home::check_own(&here, &found, record.uid)?;
-            }
-            let back = Place::on_host(from.as_path())?;
-            Mover { from: &here, to: &back, uid: record.uid }.bring().map(drop)
-        });
-        match result {
-            Err(trouble) if !force => Err(if trouble.hint.is_empty() {
-                trouble.hint("--force releases the account without its home")
-            } else {
-                trouble
-            }),
-            // Forced: the account is put back, the home stays where it is.
-            _ => Ok(()),
-        }
-    }
-
-    fn finish_home_back(&self, record: &Record) -> Result<(), Trouble> {
-        let (Home::Moved { from }, Some(jail)) = (&record.home, &self.jail) else { return Ok(()) };
-        let Some(here) = Place::below(&jail.root, &jail.path, record.inner_home.as_path(), false)? else {
-            return Ok(());
-        };
-        let back = Place::on_host(from.as_path())?;
-        if let Finished::Kept { at, .. } = (Mover { from: &here, to: &back, uid: record.uid }).finish()? {
-            complain!(
-                "jail-user: something wrote to the home while it was copied; it is kept at {}",
-                quoted(at.as_os_str())
-            );
-        }
-        Ok(())
-    }
-
     /// The host's files and systemd, as they were before.
-    fn restore_host(&self, records: &[&Record]) -> Result<(), Trouble> {
+    fn restore_host(&self, records: &[&Record], how: Restore) -> Result<(), Trouble> {
         if self.host_differs(records)? {
-            self.restore_books(records)?;
+            self.restore_books(records, how)?;
         }
         let managed: Vec<_> = records
             .iter()
@@ -776,13 +609,13 @@ impl<'a> Session<'a> {
         }))
     }
 
-    fn restore_books(&self, records: &[&Record]) -> Result<(), Trouble> {
+    fn restore_books(&self, records: &[&Record], how: Restore) -> Result<(), Trouble> {
         let marker = self.host.state.join("group-made");
         let made: Option<u32> =
             std::fs::read_to_string(&marker).ok().and_then(|text| text.trim().parse().ok());
         let dropped = books::edit_host(self.host, |books| {
             for record in records {
-                restore_line(books, record)?;
+                restore_line(books, record, how)?;
                 if record.joined_jailed {
                     leave_jailed(books, &record.user.0);
                 }
@@ -890,40 +723,5 @@ fn check_login_shell(host: &Host) -> Result<(), Trouble> {
         Ok(_) => Err(Trouble::failed(format!("the login shell {path} is not executable"))),
         Err(error) => Err(Trouble::failed(format!("the login shell {path} cannot be found: {error}"))
             .hint("install it (make install), or name it with --login-shell; without it the account could not log in")),
-    }
-}
-
-/// Whether two passwd lines differ at most in home and shell.
-fn is_based_on(line: &[u8], other: &[u8]) -> bool {
-    let head = |line: &[u8]| line.splitn(6, |b| *b == b':').take(5).map(<[u8]>::to_vec).collect::<Vec<_>>();
-    head(line) == head(other)
-}
-
-fn check_release(
-    record: &Record,
-    line: Option<&[u8]>,
-    running: &Running,
-    force: bool,
-) -> Result<(), Trouble> {
-    let who = quoted(record.user.as_os_str());
-    // The account is gone: there is nothing to put back but the jail's lines.
-    let Some(line) = line else { return Ok(()) };
-    let fields = |entry: Option<passwd::Entry<'_>>| {
-        entry.map(|entry| (entry.uid, entry.home.to_vec(), entry.shell.to_vec()))
-    };
-    let now = fields(passwd::parse(table::strip_newline(line)));
-    let (ours, before) = (fields(record.entry_after()), fields(record.entry_before()));
-    if now != ours && now != before && !force {
-        return Err(Trouble::failed(format!(
-            "the home, shell or uid of {who} was changed since it was jailed"
-        ))
-        .hint("set it back with usermod, or use --force to put back what it was before"));
-    }
-    match running.of(record.uid) {
-        Some(what) if matches!(record.home, Home::Moved { .. }) && !force => {
-            Err(Trouble::failed(format!("{who} has processes running: {what}"))
-                .hint("end them first, or use --force to move the home under them"))
-        }
-        _ => Ok(()),
     }
 }

@@ -188,6 +188,14 @@ impl Mover<'_> {
         if !stage_exists(self.to, self.uid, NEW)? && !stage_exists(self.from, self.uid, OLD)? {
             return Ok(Finished::Clean);
         }
+        // Only what is in its new place is cleared away at the old one.
+        if self.to.stat()?.is_none() {
+            return Err(Trouble::failed(format!(
+                "the home {} is not in its new place {}",
+                quoted(self.from.path().as_os_str()),
+                quoted(self.to.path().as_os_str())
+            )));
+        }
         let old = open_stage(self.from, self.uid, OLD)?;
         if self.from.stat()?.is_some() && dir::kind_at(old.as_fd(), "home".as_ref()).is_none() {
             let flags = RenameFlags::NOREPLACE;

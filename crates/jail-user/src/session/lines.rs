@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use jail_accounts::{group, table};
+use jail_accounts::{group, passwd, table};
 
 use crate::books;
 use crate::host::Host;
@@ -59,8 +59,21 @@ pub(super) fn drop_empty_group(books: &mut books::Books<'_>, gid: u32) -> bool {
     empty
 }
 
-/// A release gives an account back its line; if the administrator changed other fields since, only home and shell.
-pub(super) fn restore_line(books: &mut books::Books<'_>, record: &Record) -> Result<(), Trouble> {
+/// How much of a passwd line that was changed since goes back to what it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restore {
+    /// Home and shell: a release was asked for.
+    Everything,
+    /// Of home and shell what is as we wrote it: a jailing that failed has no say in what others have set meanwhile.
+    WhatIsOurs,
+}
+
+/// Gives an account back its line; of one that was changed since, home and shell at most.
+pub(super) fn restore_line(
+    books: &mut books::Books<'_>,
+    record: &Record,
+    how: Restore,
+) -> Result<(), Trouble> {
     let name = record.user.0.as_slice();
     let Some(line) = books.passwd.line(name) else { return Ok(()) };
     if line == record.line_before.0 {
@@ -69,12 +82,26 @@ pub(super) fn restore_line(books: &mut books::Books<'_>, record: &Record) -> Res
     let restored = if line == record.line_after.0 {
         Some(record.line_before.0.clone())
     } else {
-        record.entry_before().and_then(|before| table::with_home_and_shell(line, before.home, before.shell))
+        put_back(line, record, how)
     };
     let restored = restored.ok_or_else(|| {
         Trouble::failed(format!("the passwd line of {} cannot be restored", quoted_bytes(name)))
     })?;
+    if restored == line {
+        return Ok(());
+    }
     books.passwd.replace(name, restored).map_err(|error| Trouble::failed(error.to_string()))
+}
+
+fn put_back(line: &[u8], record: &Record, how: Restore) -> Option<Vec<u8>> {
+    let now = passwd::parse(table::strip_newline(line))?;
+    let (before, ours) = (record.entry_before()?, record.entry_after()?);
+    let field = |now, ours, before| match how {
+        Restore::WhatIsOurs if now != ours => now,
+        Restore::WhatIsOurs | Restore::Everything => before,
+    };
+    let (home, shell) = (field(now.home, ours.home, before.home), field(now.shell, ours.shell, before.shell));
+    table::with_home_and_shell(line, home, shell)
 }
 
 pub(super) fn write_jail_lines(books: &mut books::JailBooks<'_>, record: &Record) {

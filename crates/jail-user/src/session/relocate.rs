@@ -7,18 +7,19 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use jail_accounts::convention;
+use jail_accounts::{convention, table};
 
 use super::{Session, not_by_us, plan_each};
 use crate::host::Host;
 use crate::jail::Jail;
 use crate::manager::Services;
 use crate::plan::{self, Planned, Wish};
-use crate::record::{Record, Records};
+use crate::record::{Phase, Record, Records};
 use crate::report::Outcome;
-use crate::trouble::Trouble;
+use crate::trouble::{Trouble, quoted};
+use crate::view::Files;
 
 /// Moves accounts that are in `from` into `to`; with `dry`, shows what that would change.
 pub fn relocate(
@@ -33,13 +34,9 @@ pub fn relocate(
     if dry {
         return dry_run(host, from, to, users, wish);
     }
-    // What a killed run left is finished first, by the jail alone: it may have to lock the other one.
-    let session = Session::open(host, services, to, users)?;
-    let there: Vec<OsString> =
-        users.iter().filter(|user| session.records.get(user.as_bytes()).is_some()).cloned().collect();
-    let to = session.jail_path.clone();
-    drop(session);
-    // The clearing up has been done.
+    // What killed runs left in either jail is ended first, jail by jail: each may have to lock the other one.
+    let to = Session::open(host, services, to, users)?.jail_path;
+    drop(Session::open(host, services, from, &[])?);
     let (old, mut new) = if from < to.as_path() {
         let old = Session::locked(host, services, from)?;
         (old, Session::locked(host, services, &to)?)
@@ -47,8 +44,19 @@ pub fn relocate(
         let new = Session::locked(host, services, &to)?;
         (Session::locked(host, services, from)?, new)
     };
-    let mut outcomes: Vec<Outcome> = there.iter().map(|user| Outcome::unchanged(user, &to, &[])).collect();
-    let going: Vec<OsString> = users.iter().filter(|user| !there.contains(user)).cloned().collect();
+    let passwd = Files::read(host)?.passwd.bytes;
+    let lines = table::Table::passwd(&passwd);
+    let mut outcomes = Vec::new();
+    let mut going = Vec::new();
+    for user in users {
+        match stands(&old, &new, lines.line(user.as_bytes()), user) {
+            Stands::Here => outcomes.push(Outcome::unchanged(user, &to, &[])),
+            Stands::Between(jail) => outcomes.push(Outcome::failed(user, &to, not_done(user, &jail))),
+            Stands::There => going.push(user.clone()),
+        }
+    }
+    // A record of an account that somebody has taken out of the new jail by hand says nothing any more.
+    new.records.accounts.retain(|record| !going.iter().any(|user| user == record.user.as_os_str()));
     let planned = plan_moves(
         host,
         new.jail.as_ref(),
@@ -61,6 +69,37 @@ pub fn relocate(
     new.partner = Some(Box::new(old));
     outcomes.extend(new.work_on(&going, planned));
     Ok(outcomes)
+}
+
+/// Where an account is, before it is moved.
+enum Stands {
+    /// In the new jail already.
+    Here,
+    /// Not yet.
+    There,
+    /// A killed run left it half way into one of the two, and it could not be brought to an end.
+    Between(PathBuf),
+}
+
+fn stands(old: &Session<'_>, new: &Session<'_>, line: Option<&[u8]>, user: &OsStr) -> Stands {
+    for session in [old, new] {
+        match session.records.get(user.as_bytes()) {
+            Some(record) if record.phase != Phase::Jailed => {
+                return Stands::Between(session.jail_path.clone());
+            }
+            _ => {}
+        }
+    }
+    match new.records.get(user.as_bytes()) {
+        Some(record) if line == Some(record.line_after.0.as_slice()) => Stands::Here,
+        _ => Stands::There,
+    }
+}
+
+fn not_done(user: &OsStr, jail: &Path) -> Trouble {
+    let (who, jail) = (quoted(user), quoted(jail.as_os_str()));
+    Trouble::failed(format!("an earlier run on the jail {jail} is not done with {who}"))
+        .hint("run jail-user on that jail again; it says what is in the way")
 }
 
 fn plan_moves(

@@ -58,6 +58,11 @@ impl Session<'_> {
         for record in records {
             match self.delete_account(record, &files) {
                 Ok(()) => gone.push(record),
+                // userdel may fail with its work half done: what passwd says of the account counts.
+                Err(trouble) if self.is_gone(record)? => {
+                    complain!("jail-user: {} is deleted, but {trouble}", quoted(record.user.as_os_str()));
+                    gone.push(record);
+                }
                 Err(trouble) => {
                     failures.push((record.user.as_os_str().to_owned(), trouble));
                     self.upsert(std::iter::once(Record { phase: Phase::Jailed, ..record.clone() }));
@@ -73,14 +78,19 @@ impl Session<'_> {
         manager::unmask(self.host, self.services, &managed)?;
         self.clear_jail(&gone)?;
         self.unplace(&gone)?;
-        for record in &gone {
-            if record.phase == Phase::Purging {
-                self.purge_home(record)?;
+        for record in gone {
+            // A home that resists keeps its record, so that the next run knows whose it was.
+            match if record.phase == Phase::Purging { self.purge_home(record) } else { Ok(()) } {
+                Ok(()) => self.records.accounts.retain(|other| other.user != record.user),
+                Err(trouble) => failures.push((record.user.as_os_str().to_owned(), trouble)),
             }
         }
-        self.records.accounts.retain(|other| !gone.iter().any(|record| record.user == other.user));
         self.records.save()?;
         Ok(failures)
+    }
+
+    fn is_gone(&self, record: &Record) -> Result<bool, Trouble> {
+        Ok(passwd::by_name(&Files::read(self.host)?.passwd.bytes, &record.user.0).is_none())
     }
 
     fn delete_account(&self, record: &Record, files: &Files) -> Result<(), Trouble> {
