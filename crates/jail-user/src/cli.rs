@@ -111,8 +111,15 @@ const EXAMPLES: &str = "EXAMPLES:
   jail-user --from-jailkit --dry-run dave
                                          show what taking dave over from jailkit would change
   jail-user --back dave                  give dave back to jailkit
+  jail-user --from-jailkit --all -j /home/jail
+                                         take over every account of jailkit's in that jail
   jail-user -j /home/jail --group students
                                          jail every member of a group
+
+FILES:
+  /var/lib/jailwright/NAME/accounts.json   what the accounts of a jail were before; --release and --back go by it
+  /etc/jailwright/accounts                 who is in which jail while the home stays outside (--bind-home)
+  /etc/jailwright/from-jailkit.toml        what --from-jailkit carried over, a table for each user; --back takes it out
 
 EXIT STATUS:
   0 done   1 failed   2 usage   3 bad policy   4 refused as unsafe";

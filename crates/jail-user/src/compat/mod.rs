@@ -156,7 +156,7 @@ fn cp(args: &[OsString]) -> Result<Call, Trouble> {
         [('o', "-o: every file in a jail is root's"), ('s', "-s: no file of a jail stays set-uid so")]
     {
         if given.has(flag) {
-            return Err(Trouble::usage(format!("{what}"))
+            return Err(Trouble::usage(what)
                 .hint("a section of your own may ask for it (jailwright-section(5): owner, setuid)"));
         }
     }
