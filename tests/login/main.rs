@@ -11,6 +11,7 @@ mod commands;
 mod crowd;
 mod daemons;
 mod doors;
+mod learning;
 mod logging;
 mod names;
 mod roots;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         daemons::TESTS,
         doors::TESTS,
         names::TESTS,
+        learning::TESTS,
         logging::TESTS,
         roots::TESTS,
         strict::TESTS,

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use crate::base::{self, Base};
 use crate::chroot;
 use crate::directory;
+use crate::filter;
 use crate::invocation::{Invocation, variable};
 use crate::policy::file::{BadFile, CarriedFile, EntryFile, PolicyFile};
 use crate::policy::{Policy, Subject, account_layers, merge};
@@ -118,6 +119,11 @@ pub struct Admission {
     pub shell: Vec<u8>,
     /// Paths of the jail that have to be seen even below a directory that the cell brings itself, such as /tmp.
     pub brought: Vec<Vec<u8>>,
+    /// For a root that is the host's own, to learn from: the directories of it whose changes go to a layer that ends with
+    /// the cell. Everything else of it is read-only.
+    pub host_root: Option<Vec<Vec<u8>>>,
+    /// The seccomp profile, if the policy names a file.
+    pub profile: Option<Vec<u8>>,
     /// Whether the jail's own passwd has the account.
     pub inside: Inside,
     /// `None`: the jail's own are seen.
@@ -335,6 +341,7 @@ fn admit(account: Account, group_names: &[Vec<u8>], host: Host<'_>, place: &Plac
     let inside = passwd::by_name(&jail_passwd, &account.name).filter(|entry| entry.uid == account.uid);
     let shell = shell_of(&jail, inside.as_ref(), &policy);
     let inside = if inside.is_some() { Inside::Known } else { Inside::Unknown };
+    let profile = filter::read_profile(&policy, Trust::Root)?;
     let tty_group = group::by_name(host.groups, b"tty").map(|entry| entry.gid);
     Ok(Admission {
         account,
@@ -344,6 +351,8 @@ fn admit(account: Account, group_names: &[Vec<u8>], host: Host<'_>, place: &Plac
         policy,
         shell,
         brought: Vec::new(),
+        host_root: None,
+        profile,
         inside,
         account_files: None,
         tty_group,

@@ -13,7 +13,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use jail_sys::process::{self, Cloned, Exec, leak};
@@ -32,6 +32,7 @@ use crate::environment::{self, Fixed};
 use crate::explain;
 use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
+use crate::learn;
 use crate::log::{Level, Log};
 use crate::policy::Policy;
 use crate::policy::values::{Isolation, Network, Root, Seccomp, Session as Sharing};
@@ -39,7 +40,6 @@ use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::resolver;
 use crate::session::{self, Failure, Session};
-use crate::trusted::Trust;
 use crate::waiter::{self, Orphans, Tie, Watch};
 
 /// Refused, or failed before the command ran.
@@ -82,7 +82,6 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
     }
     let entry = Entry {
         privilege: Privilege::Root,
-        trust: Trust::Root,
         terminal: invocation.terminal,
         directory: admission.home.clone(),
         program: Program::Shell(call),
@@ -90,6 +89,7 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
         set: &[],
         report: Report::Login,
         announcement: None,
+        notebook: None,
     };
     let what = match &call.command {
         Some(command) => format!("runs '{}'", printable(command.as_bytes())),
@@ -123,8 +123,6 @@ pub enum Report {
 pub struct Entry<'a> {
     /// What it works with.
     pub privilege: Privilege,
-    /// Whose files it believes.
-    pub trust: Trust,
     /// The caller's terminal.
     pub terminal: Terminal,
     /// Where the program starts, as seen inside.
@@ -139,6 +137,8 @@ pub struct Entry<'a> {
     pub report: Report,
     /// Who is told that the command has started.
     pub announcement: Option<&'a Announcement>,
+    /// Where what the command does is written down, instead of holding it to a profile.
+    pub notebook: Option<BorrowedFd<'a>>,
 }
 
 /// Cell, confinement, exec. Ends with the program's exit status; returns only what kept it from starting.
@@ -165,7 +165,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     // Made before the filter, whose strict form knows the very pointers of this call.
     let expected = if in_chroot { Names::NONE } else { Names::in_a_new_cell(entry.terminal, agent.as_ref()) };
     let exec = prepare_exec(admission, entry, &expected)?;
-    let filter = filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?;
+    let filter = filter::compile(&admission.policy, &admission.profile, &exec, &mut notes)?;
     let parent = getppid();
 
     // Inherited by all that is started from here on.
@@ -187,7 +187,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
         let exec = prepare_exec(admission, entry, &named)?;
         // The strict form is built in, so no file is read for it here.
         let filter = match admission.policy.seccomp {
-            Seccomp::Strict => filter::compile(&admission.policy, entry.trust, &exec, &mut notes)?,
+            Seccomp::Strict => filter::compile(&admission.policy, &admission.profile, &exec, &mut notes)?,
             _ => filter,
         };
         (exec, filter)
@@ -206,6 +206,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
         terminal: entry.terminal,
         filter: &filter,
         program: &exec,
+        recorder: None,
     };
     let start = entry.announcement.map(|_| announce::Exec::listen()).transpose()?;
     let detaches = entry.announcement.is_some_and(Announcement::detaches);
@@ -215,7 +216,10 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
             let ready =
                 ready.and_then(|()| if in_chroot { chroot::change_root(&admission.jail) } else { Ok(()) });
             let failure = match ready {
-                Ok(()) => session::start(&session, &mut notes),
+                Ok(()) => match entry.notebook {
+                    None => session::start(&session, &mut notes),
+                    Some(notebook) => learn::start(&session, notebook, &mut notes),
+                },
                 Err(refusal) => Failure::Refused(refusal),
             };
             if let Some(start) = &start {

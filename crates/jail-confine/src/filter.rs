@@ -11,29 +11,39 @@ use crate::refusal::{OrRefuse, Refusal, Result, What};
 use crate::seccomp::{self, Builtin, ExecPointers, PortFilter, Program, Settings, Source, UnsafeItem};
 use crate::trusted::{self, Trust};
 
-/// Compiles the profile that the policy names.
+/// Reads the profile that the policy names, if that is a file. Before any user namespace: owners are not known in it.
 ///
 /// # Errors
-/// A profile that cannot be trusted, read or compiled; an unknown word in `unsafe`.
+/// A profile that cannot be trusted or read.
+pub fn read_profile(policy: &Policy, trust: Trust) -> Result<Option<Vec<u8>>> {
+    let Seccomp::File(path) = &policy.seccomp else { return Ok(None) };
+    let (fd, _) = trusted::open_file(Path::new(&path.0), trust)
+        .map_err(|why| Refusal::new(What::Policy, format!("seccomp profile: {why}")))?;
+    read_all(&fd).or_refuse(What::Policy, || format!("read '{path}'")).map(Some)
+}
+
+/// Compiles the profile that the policy names; `file` is what [`read_profile`] gave.
+///
+/// # Errors
+/// A profile that cannot be compiled; an unknown word in `unsafe`.
 // Its frame must be gone while the waiter waits: see release_unused_stack.
 #[inline(never)]
 pub(crate) fn compile(
     policy: &Policy,
-    trust: Trust,
+    file: &Option<Vec<u8>>,
     exec: &Exec,
     notes: &mut Vec<String>,
 ) -> Result<Program> {
-    let file;
     let source = match &policy.seccomp {
         Seccomp::Default => Source::Builtin(Builtin::Default),
         Seccomp::Transfer => Source::Builtin(Builtin::Transfer),
         Seccomp::Strict => Source::Builtin(Builtin::Strict),
         Seccomp::Off => Source::Builtin(Builtin::Off),
         Seccomp::File(path) => {
-            let (fd, _) = trusted::open_file(Path::new(&path.0), trust)
-                .map_err(|why| Refusal::new(What::Policy, format!("seccomp profile: {why}")))?;
-            file = read_all(&fd).or_refuse(What::Policy, || format!("read '{path}'"))?;
-            Source::File { json: &file, name: &path.0 }
+            let json = file.as_deref().ok_or_else(|| {
+                Refusal::new(What::Policy, format!("seccomp profile '{path}' was not read; this is a defect"))
+            })?;
+            Source::File { json, name: &path.0 }
         }
     };
     let profile = source.profile().map_err(|why| Refusal::new(What::Policy, why.to_string()))?;
@@ -75,7 +85,7 @@ fn unsafe_items(policy: &Policy) -> Result<Vec<UnsafeItem>> {
 }
 
 /// Major and minor of the running kernel; an unreadable one counts as old.
-fn kernel_version() -> (u32, u32) {
+pub(crate) fn kernel_version() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));

@@ -4,22 +4,36 @@
 //! floor judges by numbers in registers alone, so nothing can change between our look and the kernel's.
 //! Calls of the floor are refused while learning too, and the profile names them only in a comment (rulings 25).
 //!
-//! Order: the child calls [`listener_number`], tells the parent by a pipe, loads [`seccomp::ask_about_everything`] and goes
+//! Order: the child calls [`listener_number`], tells the parent by a pipe, loads [`ask_about_everything`] and goes
 //! on to exec; from its next call on it waits. The parent takes the listener by [`take_listener`] and runs [`record`].
+//! In an entry ([`start`]) that parent is a process of the cell with nobody's rights: it sees the program by the same
+//! numbers and names as the program sees itself, and what it gets to know goes out by one descriptor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
 use jail_sys::notify;
-use rustix::event::{PollFd, PollFlags, poll};
+use jail_sys::process::{self, Cloned, leak};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, WaitOptions, pidfd_getfd, pidfd_open,
+    set_dumpable_behavior, waitpid,
+};
 
-use crate::seccomp::{Action, Arch, Builtin, Error, Name, Program, SeccompData, Settings, Source, compile};
+use crate::confined::{self, Identity};
+use crate::enter::REFUSED;
+use crate::filter::kernel_version;
+use crate::refusal::{OrRefuse, Refusal, Result, What};
+use crate::seccomp::{
+    Action, Arch, Builtin, Error, Name, Program, SeccompData, Settings, Source, ask_about_everything, compile,
+};
+use crate::session::{self, Failure, Session};
 
 /// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,7 +81,7 @@ pub fn take_listener(child: Pid, number: RawFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// None for the built-in profile.
-pub fn floor(kernel: (u32, u32)) -> Result<Program, Error> {
+pub fn floor(kernel: (u32, u32)) -> std::result::Result<Program, Error> {
     let off = Source::Builtin(Builtin::Off).profile()?;
     Ok(compile(&Settings::plain(&off, kernel))?.0)
 }
@@ -77,10 +91,25 @@ pub fn floor(kernel: (u32, u32)) -> Result<Program, Error> {
 /// # Errors
 /// Those of poll(2) and ioctl(2) on the listener.
 pub fn record(listener: &OwnedFd, floor: &Program) -> io::Result<Record> {
+    record_while(listener, floor, || true)
+}
+
+/// As [`record`], and as long as `go_on` says so; it is asked some times a second.
+fn record_while(listener: &OwnedFd, floor: &Program, mut go_on: impl FnMut() -> bool) -> io::Result<Record> {
+    const PATIENCE: Duration = Duration::from_millis(50);
     let mut record = Record::default();
+    let mut asked = Instant::now();
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        let patience = Timespec { tv_sec: 0, tv_nsec: i64::from(PATIENCE.subsec_nanos()) };
+        let polled = poll(&mut fds, Some(&patience));
+        if asked.elapsed() >= PATIENCE {
+            asked = Instant::now();
+            if !go_on() {
+                return Ok(record);
+            }
+        }
+        match polled {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -169,6 +198,104 @@ fn text_at(pid: u32, pointer: u64) -> Option<Vec<u8>> {
     (!text.is_empty()).then_some(text)
 }
 
+/// The child's way of saying where its listener will be.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    ask: Program,
+    line: OwnedFd,
+}
+
+impl Recorder {
+    /// Puts this process under a filter that asks about every call, all to come included. The recorder reads its memory, so
+    /// it must be dumpable from here on, which exec would make it in a moment anyway.
+    pub(crate) fn hand_over(&self) -> Result<()> {
+        let doing = || "have the calls of the command recorded".to_owned();
+        set_dumpable_behavior(DumpableBehavior::Dumpable).or_refuse(What::Host, doing)?;
+        let number = listener_number().or_refuse(What::Host, doing)?;
+        rustix::io::write(&self.line, &number.to_ne_bytes()).or_refuse(What::Host, doing)?;
+        // From here on each call waits for an answer, a close as well; exec closes it.
+        self.ask.load_with_listener().map(leak).map(drop).or_refuse(What::Host, doing)
+    }
+}
+
+/// Starts the user's program in a child, records what it does, and ends with its exit status. Returns, in either process,
+/// only what kept the program from starting.
+pub(crate) fn start(session: &Session<'_>, notebook: BorrowedFd<'_>, notes: &mut Vec<String>) -> Failure {
+    let doing = || "start the command to learn from".to_owned();
+    let begun = (|| {
+        let (heard, line) = pipe_with(PipeFlags::CLOEXEC).or_refuse(What::Host, doing)?;
+        let ask = ask_about_everything().map_err(|why| Refusal::new(What::Host, why.to_string()))?;
+        Ok((heard, Recorder { ask, line }, process::clone(0).or_refuse(What::Host, doing)?))
+    })();
+    let (heard, recorder, cloned) = match begun {
+        Ok(begun) => begun,
+        Err(refusal) => return Failure::Refused(refusal),
+    };
+    match cloned {
+        Cloned::Child => {
+            drop(heard);
+            let failure = session::start(&Session { recorder: Some(&recorder), ..*session }, notes);
+            if rustix::io::write(&recorder.line, b"-").is_err() {
+                // Then what is learnt of a command that did not run is this sentence's own few calls.
+            }
+            failure
+        }
+        Cloned::Parent { pid, .. } => {
+            drop(recorder);
+            match watch(pid, &heard, notebook) {
+                Ok(status) => process::exit_now(status),
+                Err(refusal) => Failure::Refused(refusal),
+            }
+        }
+    }
+}
+
+/// Records until the command has ended; gives its exit status as a shell does.
+fn watch(child: Pid, heard: &OwnedFd, notebook: BorrowedFd<'_>) -> Result<i32> {
+    let doing = || "record what the command does".to_owned();
+    confined::give_up_rights(&Identity::Keep, &[])?;
+    let mut number = [0; 4];
+    let told = rustix::io::retry_on_intr(|| rustix::io::read(heard, &mut number));
+    let mut ended = None;
+    if told == Ok(number.len()) {
+        let listener = take_listener(child, i32::from_ne_bytes(number)).or_refuse(What::Host, doing)?;
+        let floor = floor(kernel_version()).map_err(|why| Refusal::new(What::Host, why.to_string()))?;
+        let record = record_while(&listener, &floor, || {
+            pass_signals_on(child);
+            // The cell ends with the command, whatever it leaves behind.
+            ended = end_of(child, WaitOptions::NOHANG);
+            ended.is_none()
+        })
+        .or_refuse(What::Host, doing)?;
+        // Closed by exec, or written to once more: a command that did not run has taught nothing.
+        let told = rustix::io::retry_on_intr(|| rustix::io::read(heard, &mut number));
+        let mut text = if told == Ok(0) { record.to_lines() } else { Vec::new() };
+        while !text.is_empty() {
+            let written = rustix::io::write(notebook, &text).or_refuse(What::Host, doing)?;
+            text.drain(..written);
+        }
+    }
+    // It has told why, if it never came to run the command.
+    Ok(ended.or_else(|| end_of(child, WaitOptions::empty())).unwrap_or(REFUSED))
+}
+
+/// Signals for the command are sent to us: we are what its waiter has started.
+fn pass_signals_on(child: Pid) {
+    while let Some(signal) = process::take_signal() {
+        if signal != SIGCHLD && process::kill(child.as_raw_nonzero().get(), signal).is_err() {
+            // It has ended meanwhile.
+        }
+    }
+}
+
+const SIGCHLD: i32 = 17;
+
+fn end_of(child: Pid, options: WaitOptions) -> Option<i32> {
+    let news = rustix::io::retry_on_intr(|| waitpid(Some(child), options)).ok()?;
+    let (_, status) = news?;
+    status.exit_status().or_else(|| status.terminating_signal().map(|signal| signal.saturating_add(128)))
+}
+
 const EPERM: u16 = 1;
 const ENOSYS: u16 = 38;
 
@@ -176,6 +303,42 @@ const ENOSYS: u16 = 38;
 const ALWAYS: [&str; 5] = ["execve", "exit", "exit_group", "restart_syscall", "rt_sigreturn"];
 
 impl Record {
+    /// For whoever is outside the cell, who reads it by [`Record::of_lines`]: an item after the other, each with a NUL behind.
+    fn to_lines(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        let mut add = |parts: [&[u8]; 2]| {
+            text.extend_from_slice(&parts.concat());
+            text.push(0);
+        };
+        self.made.iter().for_each(|name| add([b"made ", name.as_str().as_bytes()]));
+        self.refused.iter().for_each(|name| add([b"refused ", name.as_str().as_bytes()]));
+        self.unknown.keys().for_each(|number| add([b"unknown ", number.to_string().as_bytes()]));
+        self.files.iter().for_each(|file| add([b"file ", file.as_bytes()]));
+        text
+    }
+
+    /// Reads what the recorder has written. What it does not understand it leaves out: the command may have killed it.
+    #[must_use]
+    pub fn of_lines(text: &[u8]) -> Self {
+        let mut record = Self::default();
+        for item in text.split(|byte| *byte == 0) {
+            let Some(at) = item.iter().position(|byte| *byte == b' ') else { continue };
+            let (kind, value) = item.split_at(at);
+            let value = value.get(1..).unwrap_or_default();
+            let word = std::str::from_utf8(value).unwrap_or_default();
+            match kind {
+                b"made" => record.made.extend(Name::find(word)),
+                b"refused" => record.refused.extend(Name::find(word)),
+                b"unknown" => record.unknown.extend(word.parse().ok().map(|number: u32| (number, 1))),
+                b"file" => {
+                    record.files.insert(OsString::from_vec(value.to_vec()));
+                }
+                _ => {}
+            }
+        }
+        record
+    }
+
     /// The profile: Docker's format, one allow-list. Arguments are not recorded: the floor keeps what matters of them.
     #[must_use]
     pub fn to_json(&self) -> String {

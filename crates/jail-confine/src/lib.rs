@@ -30,7 +30,7 @@ mod directory;
 pub mod enter;
 pub mod environment;
 pub mod explain;
-mod filter;
+pub mod filter;
 pub mod invocation;
 mod landlock;
 pub mod learn;

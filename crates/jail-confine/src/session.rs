@@ -10,6 +10,7 @@ use crate::cgroup::Groups;
 use crate::confined::{self, Identity};
 use crate::invocation::{Terminal, standard};
 use crate::landlock::Fence;
+use crate::learn::Recorder;
 use crate::policy::Policy;
 use crate::policy::values::Limit;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
@@ -31,6 +32,8 @@ pub(crate) struct Session<'a> {
     pub(crate) terminal: Terminal,
     pub(crate) filter: &'a Program,
     pub(crate) program: &'a Exec,
+    /// Whoever records what the program does, if somebody does.
+    pub(crate) recorder: Option<&'a Recorder>,
 }
 
 /// Confines this process and becomes the user's program. Returns only what went wrong.
@@ -78,6 +81,9 @@ fn confine(session: &Session<'_>, notes: &mut Vec<String>) -> Result<()> {
     rustix::process::umask(Mode::from_raw_mode(session.policy.umask.0));
     fence.enforce()?;
     process::block_all_signals(false).or_refuse(What::Host, || "unblock signals".into())?;
+    if let Some(recorder) = session.recorder {
+        return recorder.hand_over();
+    }
     // Last: the profile may forbid any of the calls above.
     session.filter.load(session.filter.flags()).or_refuse(What::Host, || "load the seccomp filter".into())
 }

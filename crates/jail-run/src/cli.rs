@@ -21,13 +21,14 @@ use jail_confine::policy::values::{
                   away with what the command wrote.",
     after_help = "Examples:\n  jail-run basicshell -- bash\n  jail-run basicshell --with ./untrusted -- ./untrusted\n  \
                   jail-run -j /home/jail --user www-data --memory 512M -- /usr/bin/php job.php\n  \
+                  jail-run --learn job.toml -- ./job   # then: jail-run ./job.toml --seccomp ./job.json -- ./job\n  \
                   jail-run -j /home/jail --user www-data --background --pidfile /run/job.pid -- /usr/bin/job\n\n\
                   Exit status: the command's own (128 + n for a signal); 127 not found, 126 not executable;\n\
                   125 refused, or failed before the command ran.",
     override_usage = "jail-run [-j JAIL | SECTION...] [--with PATH]... [OPTIONS] -- COMMAND [ARGUMENT]..."
 )]
 pub struct Cli {
-    /// Sections to make the jail from, such as basicshell
+    /// Sections to make the jail from, such as basicshell; with a slash in it, a section's file
     #[arg(value_name = "SECTION")]
     pub sections: Vec<String>,
     /// Enter this jail instead of making one
@@ -54,6 +55,11 @@ pub struct Cli {
     /// Start in this directory, as seen inside
     #[arg(long, value_name = "DIR")]
     pub chdir: Option<PathBuf>,
+    /// Run the command on the host's own files, which it cannot change, and write from what it did the section FILE
+    /// (NAME.toml) and beside it the seccomp profile NAME.json
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "jail", "with", "user", "background", "pidfile",
+        "ready_fd", "explain"])]
+    pub learn: Option<PathBuf>,
     /// Print the merged policy with where each value came from, and run nothing
     #[arg(long)]
     pub explain: bool,

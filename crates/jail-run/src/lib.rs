@@ -5,4 +5,5 @@
 
 pub mod cli;
 pub mod launch;
+mod learn;
 pub mod run;

@@ -18,6 +18,7 @@ use jail_confine::base::Base;
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::chroot;
 use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
+use jail_confine::filter;
 use jail_confine::invocation::{self, Terminal};
 use jail_confine::log::Log;
 use jail_confine::policy::file::{PolicyFile, SectionEntry};
@@ -31,7 +32,7 @@ use jail_provision::profiles::Profiles;
 use jail_provision::{ThrowawayJail, ThrowawayRequest, throwaway};
 
 use crate::cli::Cli;
-use crate::launch;
+use crate::{launch, learn};
 
 /// The program; returns the exit status.
 #[must_use]
@@ -59,7 +60,7 @@ pub fn main() -> i32 {
 }
 
 /// Why no command was run.
-enum Stop {
+pub(crate) enum Stop {
     Refused(Refusal),
     Usage(String),
     Provision(jail_provision::Error),
@@ -74,6 +75,9 @@ impl From<Refusal> for Stop {
 fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
     if cli.command.is_empty() && !cli.explain {
         return Err(Stop::Usage("no command: write it behind --".to_owned()));
+    }
+    if let Some(section) = &cli.learn {
+        return learn::run(cli, section);
     }
     if cli.jail.is_none() && cli.sections.is_empty() {
         return Err(Stop::Usage(
@@ -106,7 +110,6 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
     environment.retain(|(name, _)| !set.iter().any(|(other, _)| other == name));
     let entry = Entry {
         privilege: caller.privilege,
-        trust: caller.trust,
         terminal: if cli.background { Terminal::None } else { Terminal::find() },
         directory: place.start.as_os_str().as_bytes().to_vec(),
         program: Program::Command(&cli.command),
@@ -114,6 +117,7 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
         set: &set,
         report: Report::Tool,
         announcement: announcement.as_ref(),
+        notebook: None,
     };
     invocation::block_signals()?;
     Ok(enter::enter(&admission, &entry, &Log::silent("jail-run"))?)
@@ -137,15 +141,15 @@ fn chroot_must_be_of_use(cli: &Cli, caller: &Caller, policy: &Policy) -> Result<
 }
 
 /// Who calls, and who the command runs as.
-struct Caller {
-    account: Account,
+pub(crate) struct Caller {
+    pub(crate) account: Account,
     groups: Vec<Vec<u8>>,
     privilege: Privilege,
-    trust: Trust,
+    pub(crate) trust: Trust,
 }
 
 impl Caller {
-    fn find(cli: &Cli) -> std::result::Result<Self, Stop> {
+    pub(crate) fn find(cli: &Cli) -> std::result::Result<Self, Stop> {
         let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
         let groups = std::fs::read("/etc/group").unwrap_or_default();
         let uid = rustix::process::getuid().as_raw();
@@ -248,12 +252,13 @@ impl Place {
         let tops = ["/tmp", "/var/tmp", "/run", "/dev", "/proc"];
         let covered = start == Path::new("/") || tops.iter().any(|top| start.starts_with(top));
         let directories = if covered { Vec::new() } else { vec![start.clone()] };
+        let (sections, profiles) = named_sections(&cli.sections);
         let request = ThrowawayRequest {
-            sections: &cli.sections,
+            sections: &sections,
             with: &cli.with,
             directories: &directories,
             cache_root: cache_root(caller),
-            profiles: Profiles::standard(),
+            profiles,
         };
         let kept = throwaway(&request).map_err(Stop::Provision)?;
         for note in &kept.notes {
@@ -268,6 +273,21 @@ impl Place {
             _kept: Some(kept),
         })
     }
+}
+
+/// Names of sections and where they are looked for. One with a slash in it is a file, and its directory comes first.
+fn named_sections(words: &[String]) -> (Vec<String>, Profiles) {
+    let mut profiles = Profiles::standard();
+    let names = words.iter().map(|word| match word.rsplit_once('/') {
+        None => word.clone(),
+        Some((directory, file)) => {
+            profiles =
+                profiles.clone().with_first(Path::new(if directory.is_empty() { "/" } else { directory }));
+            file.strip_suffix(".toml").unwrap_or(file).to_owned()
+        }
+    });
+    let names = names.collect();
+    (names, profiles)
 }
 
 /// What the sections of an existing jail ask for, and the base it lies on: the caller's own record of it, else root's.
@@ -319,16 +339,28 @@ fn merge_policy(cli: &Cli, caller: &Caller, place: &Place) -> Result<Policy> {
     if let Some(sections) = &place.sections {
         policy.apply_sections(sections);
     }
+    apply_files_and_flags(&mut policy, cli, caller, &place.jail)?;
+    Ok(policy)
+}
+
+/// The same without a jail.
+pub(crate) fn policy_of_user(cli: &Cli, caller: &Caller, root: &Path) -> Result<Policy> {
+    let mut policy = Policy::default();
+    apply_files_and_flags(&mut policy, cli, caller, root)?;
+    Ok(policy)
+}
+
+fn apply_files_and_flags(policy: &mut Policy, cli: &Cli, caller: &Caller, jail: &Path) -> Result<()> {
     let path = match caller.privilege {
         Privilege::Root => Some(PathBuf::from(POLICY_FILE)),
         Privilege::UserNamespace => user_policy_file(),
     };
     if let Some(path) = path {
-        apply_file(&mut policy, &path, caller, place)?;
+        apply_file(policy, &path, caller, jail)?;
     }
     policy.apply(&cli.policy.layer(), &Origin::Flag);
     policy.session = Session::Private;
-    Ok(policy)
+    Ok(())
 }
 
 fn user_policy_file() -> Option<PathBuf> {
@@ -338,7 +370,7 @@ fn user_policy_file() -> Option<PathBuf> {
     Some(base.or(home)?.join("jailwright/jail-run.toml"))
 }
 
-fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, place: &Place) -> Result<()> {
+fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, jail: &Path) -> Result<()> {
     let shown = path.display().to_string();
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -348,7 +380,7 @@ fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, place: &Place) 
     let file =
         PolicyFile::parse(&bytes, &shown).map_err(|why| Refusal::new(What::Policy, why.to_string()))?;
     policy.apply(&file.default, &Origin::Table("[default]".to_owned()));
-    if let Some((name, layer)) = file.jail.iter().find(|(name, _)| Path::new(name.as_str()) == place.jail) {
+    if let Some((name, layer)) = file.jail.iter().find(|(name, _)| Path::new(name.as_str()) == jail) {
         policy.apply(layer, &Origin::Table(format!("[jail.\"{name}\"]")));
     }
     let subject = Subject { user: &caller.account.name, groups: &caller.groups };
@@ -364,24 +396,37 @@ fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Result<Admission
     let mut jail = open_jail(&place.jail, caller.trust)?;
     jail.base = place.base.take();
     let home = if policy.isolation == Isolation::Chroot { CHROOT_HOME } else { EMPTY_HOME };
+    let profile = filter::read_profile(&policy, caller.trust)?;
     if caller.privilege == Privilege::UserNamespace {
         rootless::enter_user_namespace(caller.account.uid, caller.account.gid)?;
         // The descriptor belongs to the mount namespace that was left; the same directory is opened in the new one.
         jail = reopen(&jail)?;
     }
     Ok(Admission {
+        home: home.as_bytes().to_vec(),
+        brought: place.brought.clone(),
+        profile,
+        ..admission(caller, jail, policy)
+    })
+}
+
+/// What is the same for every run: an empty home, and account files of the cell's own.
+pub(crate) fn admission(caller: &Caller, jail: Jail, policy: Policy) -> Admission {
+    Admission {
         account: caller.account.clone(),
         jail,
-        home: home.as_bytes().to_vec(),
+        home: EMPTY_HOME.as_bytes().to_vec(),
         home_source: HomeSource::Empty,
         policy,
         shell: b"/bin/sh".to_vec(),
-        brought: place.brought.clone(),
+        brought: Vec::new(),
+        host_root: None,
+        profile: None,
         inside: Inside::Unknown,
         account_files: Some(account_files(&caller.account)),
         tty_group: None,
         notes: Vec::new(),
-    })
+    }
 }
 
 fn reopen(jail: &Jail) -> Result<Jail> {

@@ -265,6 +265,19 @@ pub fn wait_signal() -> Result<Taken, Errno> {
     }
 }
 
+/// Takes a pending signal out of all that are blocked, if there is one.
+#[must_use]
+pub fn take_signal() -> Option<i32> {
+    // SAFETY: both structures are plain data, initialised before use and alive through the call.
+    let signal = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        let at_once: libc::timespec = std::mem::zeroed();
+        libc::sigtimedwait(&set, std::ptr::null_mut(), &at_once)
+    };
+    (signal > 0).then_some(signal)
+}
+
 /// kill(2) with any signal number; `pid` as there (-1: all that may be reached).
 ///
 /// # Errors

@@ -96,6 +96,8 @@ pub struct Blueprint {
     pub(crate) home_path: Vec<u8>,
     /// The directory that is emptied but for the home; `None` if there is nothing to hide.
     pub(crate) covered: Option<Vec<u8>>,
+    /// Parts of a root that is the host's own, each to lie below a layer for changes; `None` for a jail.
+    pub(crate) host_parts: Option<Vec<Attachment>>,
     pub(crate) binds: Vec<Attachment>,
     /// Parts of the jail that the scratch space would hide.
     pub(crate) brought: Vec<Attachment>,
@@ -134,7 +136,11 @@ impl Blueprint {
         resolver: Option<&[u8]>,
     ) -> Result<Self> {
         let policy = &admission.policy;
-        let root = Layers { lowers: copy_layers(admission)?, changes: changes(policy.root), privilege };
+        let host_parts =
+            admission.host_root.as_ref().map(|parts| host_parts(admission, parts)).transpose()?;
+        // An overlay shows nothing of what is mounted below its lower directory, which much of a host's root is.
+        let changes = if host_parts.is_some() { Changes::InPlace } else { changes(policy.root) };
+        let root = Layers { lowers: copy_layers(admission)?, changes, privilege };
         let execution = Execution::under(policy);
         let home = match &admission.home_source {
             HomeSource::Jail(fd) | HomeSource::Host(fd) => Some(copy_home(fd, execution)?),
@@ -155,6 +161,7 @@ impl Blueprint {
                 HomeSource::Empty => None,
                 _ => covered(&admission.home, policy.home),
             },
+            host_parts,
             binds: binds(admission, privilege)?,
             brought: brought(admission)?,
             start: start.filter(|path| is_on_scratch(path)).map(<[u8]>::to_vec),
@@ -197,6 +204,19 @@ fn copy_layers(admission: &Admission) -> Result<Vec<OwnedFd>> {
         layers.push(layer);
     }
     Ok(layers)
+}
+
+fn host_parts(admission: &Admission, paths: &[Vec<u8>]) -> Result<Vec<Attachment>> {
+    let part = |path: &Vec<u8>| {
+        let doing = || format!("copy the mount of '{}'", printable(path));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let below = path.strip_prefix(b"/").unwrap_or(path);
+        let fd = openat2(&admission.jail.directory, below, flags, Mode::empty(), crate::admission::BELOW)
+            .or_refuse(What::Host, doing)?;
+        let tree = copy(fd.as_fd(), Below::Included).or_refuse(What::Host, doing)?;
+        Ok(Attachment { tree, target: path.clone(), kind: Kind::Directory })
+    };
+    paths.iter().map(part).collect()
 }
 
 fn hold_base(admission: &Admission) -> Result<Option<OwnedFd>> {

@@ -42,7 +42,7 @@ impl Layers {
             attach_to_root(only.as_fd())?;
             return Ok(only.as_fd());
         }
-        let overlay = leak(self.overlay(scratch)?);
+        let overlay = leak(self.overlay(scratch, "layers", self.mode()?)?);
         attach_to_root(overlay)?;
         Ok(overlay)
     }
@@ -67,12 +67,13 @@ impl Layers {
         self.lowers.len() == 1 && self.changes == Changes::InPlace
     }
 
-    fn overlay(&self, scratch: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-        directory(scratch, "layers", 0o700)?;
+    /// The layers as one file system, put together in a directory of the scratch space; its root has the mode given.
+    pub(super) fn overlay(&self, scratch: BorrowedFd<'_>, place: &str, mode: u32) -> Result<OwnedFd, Errno> {
+        directory(scratch, place, 0o700)?;
         let mut names: Vec<String> = Vec::new();
         for (number, lower) in self.lowers.iter().enumerate() {
             // A layer has to be mounted in this namespace before the overlay may take it up.
-            let name = format!("layers/{number}");
+            let name = format!("{place}/{number}");
             directory(scratch, &name, 0o700)?;
             attach_below(lower.as_fd(), scratch, &name)?;
             names.push(name);
@@ -86,11 +87,10 @@ impl Layers {
             Changes::InPlace => attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY,
             Changes::OnScratch => {
                 // The overlay's root has the mode of its uppermost directory.
-                for (key, name, mode) in
-                    [("upperdir", "layers/upper", self.mode()?), ("workdir", "layers/work", 0o700)]
-                {
-                    directory(scratch, name, mode)?;
-                    fsconfig_set_string(context.as_fd(), key, name)?;
+                for (key, name, mode) in [("upperdir", "upper", mode), ("workdir", "work", 0o700)] {
+                    let name = format!("{place}/{name}");
+                    directory(scratch, &name, mode)?;
+                    fsconfig_set_string(context.as_fd(), key, name.as_str())?;
                 }
             }
         }

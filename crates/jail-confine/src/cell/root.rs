@@ -19,6 +19,7 @@ use rustix::mount::{
 use super::blueprint::{
     Attachment, Below, Blueprint, DEVICES, Execution, Kind, OwnFile, Privilege, Renewal, copy,
 };
+use super::layers::Layers;
 use crate::admission::BELOW;
 use crate::refusal::printable;
 
@@ -72,6 +73,9 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     let scratch = Scratch::mount(blueprint)?;
     let root = blueprint.root.mount(scratch.tmpfs).while_(|| blueprint.root.doing())?;
     let cell = Interior { root };
+    if let Some(parts) = &blueprint.host_parts {
+        cell.host_parts(parts, blueprint, &scratch)?;
+    }
     cell.scratch(&scratch)?;
     let dev = cell.devices(blueprint, &scratch)?;
     cell.processes(dev)?;
@@ -140,6 +144,27 @@ impl Interior<'_> {
 
     fn attach(&self, attachment: &Attachment) -> Result<()> {
         self.mount_on(attachment.tree.as_fd(), &attachment.target, attachment.kind)
+    }
+
+    /// Over a root that is the host's own: a layer for changes over each part that takes one, and nothing of the kernel's.
+    fn host_parts(&self, parts: &[Attachment], blueprint: &Blueprint, scratch: &Scratch) -> Result<()> {
+        for (number, part) in parts.iter().enumerate() {
+            let doing = || format!("lay a layer for changes over '{}'", printable(&part.target));
+            let stat = rustix::fs::fstat(&part.tree).while_(doing)?;
+            // In the layer all is the user's; the directory itself must be no more his to change than it is.
+            let mode = stat.st_mode & if stat.st_uid == blueprint.uid { 0o7777 } else { 0o7577 };
+            let lower = part.tree.try_clone().map_err(|_| Errno::MFILE).while_(doing)?;
+            let changes = super::layers::Changes::OnScratch;
+            let layers = Layers { lowers: vec![lower], changes, privilege: blueprint.privilege };
+            match layers.overlay(scratch.tmpfs, &format!("host{number}"), mode) {
+                Ok(overlay) => self.mount_on(leak(overlay), &part.target, Kind::Directory)?,
+                // Some file systems are no lower layer; there it stays read-only.
+                Err(Errno::INVAL) => {}
+                Err(errno) => return Err(errno).while_(doing),
+            }
+        }
+        let sys = self.target(b"/sys", Kind::Directory)?;
+        cover(sys).while_(|| "hide /sys".into())
     }
 
     /// The directories that everybody may write to.
