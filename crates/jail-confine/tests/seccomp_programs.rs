@@ -235,6 +235,20 @@ fn rsync_both_ways_under_transfer() {
     ));
 }
 
+/// rsync with its security updates of 2025 opens what it receives by openat2 and falls back only on ENOSYS.
+#[test]
+fn opening_beneath_a_directory_under_transfer() {
+    if found("python3").is_none() {
+        eprintln!("skipped: python3 is not installed");
+        return;
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let code = "import ctypes, struct; how = struct.pack(\"QQQ\", 0, 0, 0); \
+                print(ctypes.CDLL(None).syscall(437, -100, b\"/\", how, len(how)) > 2)";
+    let output = under("transfer", "kill", home.path(), &format!("/usr/bin/python3 -c '{code}'"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "True\n", "{output:?}");
+}
+
 #[test]
 fn git_over_ssh_under_transfer() {
     if found("git").is_none() {
