@@ -1,7 +1,7 @@
 # Jailwright: build, try, test, install. `make` alone lists what there is.
 #
 #   PREFIX   where it goes (/usr/local)        DESTDIR  put in front of every installed path (packagers)
-#   LIBC     gnu (default) or musl: the C library linked into the static jail-sh
+#   LIBC     gnu (default) or musl: the C library linked into the static programs
 #   COMPAT   where install-compat puts jailkit's names (/usr/sbin, where panels look for them)
 #   PROFILE  release (default) or dev: what `build` makes and `install` takes
 
@@ -20,12 +20,17 @@ STATIC_TARGET  = $(if $(filter musl,$(LIBC)),$(firstword $(subst -, ,$(HOST)))-u
 STATIC_DIR    := $(TARGET_DIR)/static
 PROFILE_DIR   := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BIN_DIR       ?= $(TARGET_DIR)/$(PROFILE_DIR)
-JAIL_SH       ?= $(STATIC_DIR)/$(STATIC_TARGET)/$(PROFILE_DIR)/jail-sh
+STATIC_BIN    := $(STATIC_DIR)/$(STATIC_TARGET)/$(PROFILE_DIR)
+JAIL_SH       ?= $(STATIC_BIN)/jail-sh
+JAIL_RUN      ?= $(STATIC_BIN)/jail-run
 MAN_DIR       := $(TARGET_DIR)/man
 COMPLETIONS_DIR := $(TARGET_DIR)/completions
 
 SBIN_PROGRAMS := $(basename $(notdir $(wildcard crates/jail-init/src/bin/*.rs))) jail-user
 BIN_PROGRAMS  := jail-run
+# $(call static,PACKAGE,PROFILE): a program without a loader.
+static         = CARGO_TARGET_$(subst -,_,$(shell echo $(STATIC_TARGET) | tr a-z A-Z))_RUSTFLAGS="-C target-feature=+crt-static" \
+                 $(CARGO) build --locked -p $(1) --profile $(2) --target $(STATIC_TARGET) --target-dir $(STATIC_DIR)
 # jailkit's names; jk_chrootsh is the login shell itself, the others are one program.
 COMPAT_NAMES  := jk_init jk_cp jk_jailuser jk_lsh jk_update jk_check jk_list jk_chrootlaunch
 COMPAT_LINKS  := $(COMPAT_NAMES:%=$(PREFIX)/sbin/jk-compat:%) $(PREFIX)/sbin/jail-sh:jk_chrootsh
@@ -33,24 +38,25 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 install install-compat uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh jail-run probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 install install-compat uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-build: jail-sh man ## build everything (jail-sh as a static program)
-	$(CARGO) build --locked --workspace --bins --exclude jail-probe --profile $(PROFILE)
+build: jail-sh jail-run man ## build everything (jail-sh and jail-run as static programs)
+	$(CARGO) build --locked --workspace --bins --exclude jail-probe --exclude jail-sh --exclude jail-run --profile $(PROFILE)
 
 jail-sh: # the one set-uid program
-	CARGO_TARGET_$(subst -,_,$(shell echo $(STATIC_TARGET) | tr a-z A-Z))_RUSTFLAGS="-C target-feature=+crt-static" \
-	    $(CARGO) build --locked -p jail-sh --profile $(PROFILE) --target $(STATIC_TARGET) --target-dir $(STATIC_DIR)
+	$(call static,jail-sh,$(PROFILE))
+
+jail-run: # without a loader it starts in half the time
+	$(call static,jail-run,$(PROFILE))
 
 probe: # what the tests run inside a jail; static too
-	CARGO_TARGET_$(subst -,_,$(shell echo $(STATIC_TARGET) | tr a-z A-Z))_RUSTFLAGS="-C target-feature=+crt-static" \
-	    $(CARGO) build --locked -q -p jail-probe --release --target $(STATIC_TARGET) --target-dir $(STATIC_DIR)
+	$(call static,jail-probe,release) -q
 
-static: ## build jail-sh with musl instead: half the start-up (rustup target add …-linux-musl)
-	$(MAKE) jail-sh LIBC=musl
+static: ## build jail-sh and jail-run with musl instead: half the start-up (rustup target add …-linux-musl)
+	$(MAKE) jail-sh jail-run LIBC=musl
 
 man: # man pages and completions come from the programs' own definitions of their flags
 	$(CARGO) run --locked -q -p xtask -- man $(MAN_DIR)
@@ -88,12 +94,12 @@ test-fleet: ## the Ansible role against three hosts made on this machine (slow, 
 	@tests/fleet
 
 install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
-	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS) $(BIN_PROGRAMS)) $(JAIL_SH); do \
+	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(JAIL_RUN) $(JAIL_SH); do \
 	    [ -x $$p ] || { echo "make install: '$$p' is not built: run 'make build' first" >&2; exit 1; }; done
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(SHARE)
 	install -d -m 755 $(ETC) $(ETC)/profiles
 	install -m 755 $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(DESTDIR)$(PREFIX)/sbin/
-	install -m 755 $(addprefix $(BIN_DIR)/,$(BIN_PROGRAMS)) $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(JAIL_RUN) $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(JAIL_SH) $(DESTDIR)$(PREFIX)/sbin/jail-sh
 	@# Only root can make it root's; a package built by anyone else sets owner and mode on its own.
 	@if [ "$$(id -u)" = 0 ]; then chown root:root $(DESTDIR)$(PREFIX)/sbin/jail-sh && chmod 4755 $(DESTDIR)$(PREFIX)/sbin/jail-sh; \

@@ -30,7 +30,7 @@ def find_program(root, build, name):
     place = target / profile / name
     if name == "filter-cost":
         place = target / profile / "examples" / name
-    if name == "jail-sh":
+    if name in ("jail-sh", "jail-run"):
         place = target / "static" / f"{os.uname().machine}-unknown-linux-{libc}" / profile / name
     return place if place.is_file() else None
 

@@ -48,6 +48,10 @@ pub fn make() -> Run {
         .args(["-s", "-C"])
         .arg(checkout())
         .arg(format!("BIN_DIR={}", target_dir().join(profile_dir("TEST_PROFILE", "dev")).display()))
+        .arg(format!(
+            "JAIL_RUN={}",
+            target_dir().join(profile_dir("TEST_PROFILE", "dev")).join("jail-run").display()
+        ))
         .arg(format!("JAIL_SH={}", built_static("jail-sh").display()))
         .arg(format!("MAN_DIR={}", target_dir().join("man").display()))
 }
