@@ -52,6 +52,20 @@ impl Layer {
         self.entry(name, EntryType::Symlink, 0o777, target, b"")
     }
 
+    /// A header that lies.
+    fn raw(mut self, change: impl FnOnce(&mut Header)) -> Self {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..1].copy_from_slice(b"a");
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        change(&mut header);
+        header.set_cksum();
+        self.0.get_mut().write_all(header.as_bytes()).expect("written");
+        self
+    }
+
     fn done(self) -> Vec<u8> {
         self.0.into_inner().expect("finished")
     }
@@ -225,6 +239,36 @@ fn hard_links_stay_one_file() {
     scratch.on_jail("jail-check", &[]).ok();
 }
 
+/// What a layer says twice is as it says last, and a large owner stands where tar writes it: in a record of its own.
+#[test]
+fn entries_that_come_twice_and_owners_in_records() {
+    let layer = Layer::new()
+        .file("a", "first")
+        .file("a", "second")
+        .dir("d/")
+        .file("d/x", "x")
+        .file("d", "a file now")
+        .entry("p", EntryType::XHeader, 0o644, "", b"15 uid=3000000\n15 gid=3000001\n")
+        .file("big", "x")
+        .entry("p", EntryType::XHeader, 0o644, "", b"41 SCHILY.xattr.security.capability=\x01\0\0\x02\n")
+        .file("ping", "x");
+    let (scratch, file) = with(vec![layer]);
+    let run = import(&scratch, &file, &["--json"]).ok();
+    assert_eq!(paths(&scratch.jail()), ["a", "big", "d", "ping"].map(str::to_owned).into());
+    assert_eq!(std::fs::read(scratch.jail().join("a")).expect("read"), b"second");
+    assert!(run.out.contains("file capabilities were dropped: '/ping'"), "{run:#?}");
+    if scratch.is_root() {
+        // As root, the numbers are the image's; a look is enough, and writes nothing.
+        let place = tempfile::tempdir().expect("scratch");
+        let root = Command::new(scratch.tool("jail-init"))
+            .args(["-j", text(&place.path().join("jail")), "--from-oci", text(&file), "--dry-run", "--json"])
+            .output()
+            .expect("runs");
+        let root: Value = serde_json::from_slice(&root.stdout).expect("JSON");
+        assert!(root["notes"].to_string().contains("1 path belong to other users"), "{root}");
+    }
+}
+
 #[test]
 fn a_newer_image_brings_the_jail_up_to_date() {
     let (scratch, file) =
@@ -302,6 +346,78 @@ fn hostile_images_are_refused() {
             "header of",
         ),
         (
+            "device by link",
+            vec![
+                Layer::new()
+                    .link("dev", "etc")
+                    .entry("dev/null", EntryType::Char, 0o666, "", b"")
+                    .file("dev/x", "y"),
+            ],
+            "of the same layer",
+        ),
+        (
+            "a file, then a link, then through it",
+            vec![Layer::new().dir("a/").link("a", "/etc").file("a/passwd", "x")],
+            "of the same layer",
+        ),
+        (
+            "through a link to the root",
+            vec![Layer::new().link("a", "/"), Layer::new().file("a/x", "x")],
+            "to the root",
+        ),
+        (
+            "hard link to a link's target",
+            vec![Layer::new().link("a", "/etc/shadow").dir("etc/").entry(
+                "b",
+                EntryType::Link,
+                0o644,
+                "etc/shadow",
+                b"",
+            )],
+            "no file of the image",
+        ),
+        (
+            "hard link to itself",
+            vec![Layer::new().entry("a", EntryType::Link, 0o644, "a", b"")],
+            "no file of the image",
+        ),
+        (
+            "hard link to a directory",
+            vec![Layer::new().dir("d/").entry("a", EntryType::Link, 0o644, "d", b"")],
+            "no file of the image",
+        ),
+        (
+            "socket",
+            vec![Layer::new().entry("run/s", EntryType::new(b'X'), 0o666, "", b"")],
+            "no layer may hold",
+        ),
+        (
+            "too deep",
+            vec![
+                Layer::new()
+                    .entry("L", EntryType::GNULongName, 0o644, "", "d/".repeat(300).as_bytes())
+                    .file("a", "x"),
+            ],
+            "deeper than 200",
+        ),
+        (
+            "a size that is not there",
+            vec![Layer::new().raw(|header| header.set_size(1 << 30))],
+            "no tar archive",
+        ),
+        (
+            "a pax record that is none",
+            vec![Layer::new().entry("p", EntryType::XHeader, 0o644, "", b"99 path=x\n").file("a", "x")],
+            "pax",
+        ),
+        (
+            "an owner that nobody is",
+            vec![
+                Layer::new().entry("p", EntryType::XHeader, 0o644, "", b"18 uid=4294967295\n").file("a", "x"),
+            ],
+            "no owner",
+        ),
+        (
             "too long",
             vec![
                 Layer::new()
@@ -326,7 +442,18 @@ fn a_tampered_image_is_refused() {
     let file = scratch.path("image.tar");
     let image = Image::of(vec![Layer::new().file("a", "x")]);
     let zeros = "0".repeat(64);
-    let cases: [(&str, Change<'_>, i32, &str); 8] = [
+    let cases: [(&str, Change<'_>, i32, &str); 10] = [
+        // What is shown of the image's own words must not reach the terminal as it is.
+        ("escape", &|m, _| m["layers"][0]["mediaType"] = "\x1b]0;evil".into(), 4, "\\x1b]0;evil"),
+        (
+            "many layers",
+            &|m, c| {
+                m["layers"] = vec![m["layers"][0].clone(); 1_001].into();
+                c["rootfs"]["diff_ids"] = vec![c["rootfs"]["diff_ids"][0].clone(); 1_001].into();
+            },
+            4,
+            "1001 layers",
+        ),
         (
             "type",
             &|m, _| m["layers"][0]["mediaType"] = "application/x-evil".into(),
@@ -348,8 +475,8 @@ fn a_tampered_image_is_refused() {
             4,
             "a digest that is not",
         ),
-        ("other machine", &|_, c| c["architecture"] = "s390x".into(), 1, "for linux/s390x"),
-        ("other system", &|_, c| c["os"] = "plan9".into(), 1, "for plan9"),
+        ("other machine", &|_, c| c["architecture"] = "s390x".into(), 1, "for 'linux/s390x'"),
+        ("other system", &|_, c| c["os"] = "plan9".into(), 1, "for 'plan9"),
     ];
     for (name, change, status, why) in cases {
         image.write(&file, |manifest, config| change(manifest, config));
@@ -388,9 +515,29 @@ fn packed_layers_are_unpacked_and_bounded() {
         let plain = other.path("plain.tar");
         std::fs::write(&plain, &tar).expect("written");
         let zstd = Command::new("zstd").args(["-qc", text(&plain)]).output().expect("zstd").stdout;
-        Image::packed("application/vnd.oci.image.layer.v1.tar+zstd", tar, zstd).write(&file, |_, _| ());
+        Image::packed("application/vnd.oci.image.layer.v1.tar+zstd", tar.clone(), zstd)
+            .write(&file, |_, _| ());
         import(&other, &file, &[]).ok();
         assert_eq!(std::fs::read(other.jail().join("a")).expect("read"), b"hello");
+        // As zstd:chunked is: a frame for every piece, and between them frames that are to be skipped.
+        let mut frames = Vec::new();
+        for piece in tar.chunks(512) {
+            std::fs::write(&plain, piece).expect("written");
+            frames.extend([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+            frames.extend(Command::new("zstd").args(["-qc", text(&plain)]).output().expect("zstd").stdout);
+        }
+        let chunked = Scratch::new();
+        let image = |blob: Vec<u8>| {
+            Image::packed("application/vnd.oci.image.layer.v1.tar+zstd", tar.clone(), blob)
+                .write(&file, |_, _| ());
+        };
+        image(frames.clone());
+        import(&chunked, &file, &[]).ok();
+        assert_eq!(std::fs::read(chunked.jail().join("a")).expect("read"), b"hello");
+        // One that ends in the middle of what is to be skipped.
+        frames.extend([0x50, 0x2a, 0x4d, 0x18, 99, 0, 0, 0, 1]);
+        image(frames);
+        import(&Scratch::new(), &file, &[]).fails(4, "no tar archive");
     } else {
         eprintln!("skipped in part: zstd is not installed");
     }
@@ -421,6 +568,96 @@ fn what_unpacks_to_more_than_allowed_is_refused() {
         assert!(!scratch.jail().exists(), "{name}");
         import(&scratch, &file, &["--max-size", "256M"]).ok();
     }
+}
+
+/// The same padded layer again and again: each is within the bounds, all of them are not.
+#[test]
+fn layers_count_together() {
+    let mut tar = Layer::new().file("a", "x").done();
+    tar.resize(20 << 20, 0);
+    let mut packed = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(&tar).expect("packed");
+    let scratch = Scratch::new();
+    let file = scratch.path("image.tar");
+    let image =
+        Image::packed("application/vnd.oci.image.layer.v1.tar+gzip", tar, packed.finish().expect("packed"));
+    image.write(&file, |m, c| {
+        m["layers"] = vec![m["layers"][0].clone(); 5].into();
+        c["rootfs"]["diff_ids"] = vec![c["rootfs"]["diff_ids"][0].clone(); 5].into();
+    });
+    import(&scratch, &file, &["--max-size", "16M"]).fails(4, "unpacks to more than");
+    import(&scratch, &file, &["--max-size", "64M"]).ok();
+}
+
+/// Long names cost memory and no disk; they have a bound of their own.
+#[test]
+fn names_are_bounded_too() {
+    let scratch = Scratch::new();
+    let file = scratch.path("image.tar");
+    let mut layer = Layer::new();
+    let long = format!("{}/", "n".repeat(250)).repeat(15);
+    for n in 0..20_000 {
+        layer = layer
+            .entry("L", EntryType::GNULongName, 0o644, "", format!("{long}{n}").as_bytes())
+            .file("x", "");
+    }
+    let tar = layer.done();
+    let mut packed = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&tar).expect("packed");
+    Image::packed("application/vnd.oci.image.layer.v1.tar+gzip", tar, packed.finish().expect("packed"))
+        .write(&file, |_, _| ());
+    import(&scratch, &file, &["--max-size", "500M"]).fails(4, "names take more than");
+}
+
+/// A layout directory that somebody changes between the look and the copying: what was digested is what is written, or nothing.
+#[test]
+fn a_layout_that_changes_meanwhile_is_noticed() {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped because strace is not installed");
+        return;
+    }
+    let (scratch, file) = with(vec![Layer::new().file("a", "honest")]);
+    let layout = scratch.path("layout");
+    std::fs::create_dir(&layout).expect("made");
+    assert!(
+        Command::new("tar").args(["-xf", text(&file), "-C", text(&layout)]).status().expect("tar").success()
+    );
+    let other = Layer::new().file("a", "hostil").done();
+    let honest = Layer::new().file("a", "honest").done();
+    assert_eq!(other.len(), honest.len());
+    let blob = layout.join(format!("blobs/sha256/{}", Digest::of(&honest)));
+    // Held for two seconds when it writes down what it is about to do.
+    let mut run = scratch
+        .command("strace")
+        .args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=rename",
+            "-e",
+            "inject=rename:delay_enter=2000000:when=1",
+        ])
+        .arg(scratch.tool("jail-init"))
+        .args(["-j", text(&scratch.jail()), "--from-oci", text(&layout)])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("strace");
+    // Made once all of it was looked at.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !scratch.jail().exists() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let new = scratch.path("new");
+    std::fs::write(&new, other).expect("written");
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o644)).expect("chmod");
+    std::fs::rename(&new, &blob).expect("swapped");
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut run.stderr.take().expect("piped"), &mut said).expect("read");
+    assert!(!run.wait().expect("ended").success());
+    assert!(said.contains("was written to while it was read"), "{said}");
+    assert!(!scratch.jail().join("a").exists(), "nothing of it is in the jail");
 }
 
 #[test]

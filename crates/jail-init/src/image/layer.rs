@@ -20,25 +20,43 @@ const LONGEST_NAME: usize = 4000;
 /// Longer headers no honest archive has.
 const LONGEST_HEADER: u64 = 1 << 20;
 
-/// How much an image may still unpack to.
+/// Deeper trees nobody packs; every directory on the way to one entry is one more thing to remember.
+const DEEPEST: usize = 200;
+
+/// What one entry takes of our memory, besides its names.
+const REMEMBERED: u64 = 256;
+
+/// How much an image may still unpack to: on the disk, in the streams that its layers are, and in our memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
-    pub(super) left: u64,
-    pub(super) max: u64,
+    disk: u64,
+    /// Padding cannot be endless either, nor the same few layers come again and again.
+    streams: u64,
+    /// A name may be four thousand bytes long, and a thousand directories may lie on its way.
+    memory: u64,
+    max: u64,
 }
 
 impl Budget {
     pub(super) fn new(max: u64) -> Self {
-        Self { left: max, max }
+        let streams = max.saturating_mul(2).saturating_add(LONGEST_HEADER);
+        Self { disk: max, streams, memory: (max / 8).max(64 << 20), max }
     }
 
-    fn take(&mut self, bytes: u64) -> Result<(), String> {
-        match self.left.checked_sub(bytes) {
-            Some(left) => {
-                self.left = left;
+    /// An entry of these bytes, with names of that length.
+    pub(super) fn entry(&mut self, bytes: u64, names: usize) -> Result<(), String> {
+        let blocks = bytes.div_ceil(BLOCK).max(1).saturating_mul(BLOCK);
+        let remembered = REMEMBERED + names as u64;
+        match (self.disk.checked_sub(blocks), self.memory.checked_sub(remembered)) {
+            (Some(disk), Some(memory)) => {
+                (self.disk, self.memory) = (disk, memory);
                 Ok(())
             }
-            None => Err(self.exceeded()),
+            (None, _) => Err(self.exceeded()),
+            (Some(_), None) => Err(format!(
+                "its names take more than {} bytes, an eighth of what it may unpack to",
+                (self.max / 8).max(64 << 20)
+            )),
         }
     }
 
@@ -57,6 +75,8 @@ pub(super) struct Item {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mtime: i64,
+    /// Whether it came with file capabilities. They are not kept.
+    pub(super) capabilities: bool,
 }
 
 /// What it is.
@@ -85,32 +105,40 @@ pub(super) type Visit<'a> = dyn FnMut(usize, Item, &mut dyn Read) -> Result<(), 
 /// # Errors
 /// A sentence about what the layer holds and may not.
 pub(super) fn read(layer: &mut dyn Read, budget: &mut Budget, visit: &mut Visit<'_>) -> Result<(), String> {
-    // Twice: entries are counted by their size, the stream by its length, so padding cannot be endless either.
-    let mut stream = layer.take(budget.left.saturating_mul(2).saturating_add(LONGEST_HEADER));
-    let broken = |e: io::Error| format!("a layer is no tar archive: {}", text::reason(&e));
+    let most = budget.streams;
+    let mut stream = layer.take(most);
+    // What follows the end of the archive belongs to the blob, and to its digest.
+    let read = entries(&mut stream, budget, visit)
+        .and_then(|()| io::copy(&mut stream, &mut io::sink()).map(drop).map_err(broken));
+    budget.streams = stream.limit();
+    // Cut off by us, an archive ends early; that is not its fault.
+    if stream.limit() == 0 { Err(budget.exceeded()) } else { read }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
+fn broken(error: io::Error) -> String {
+    format!("a layer is no tar archive: {}", text::reason(&error))
+}
+
+fn entries(stream: &mut dyn Read, budget: &mut Budget, visit: &mut Visit<'_>) -> Result<(), String> {
     let mut long = Long::default();
     let mut number = 0;
-    {
-        let mut archive = Archive::new(&mut stream);
-        for entry in archive.entries().map_err(broken)?.raw(true) {
-            let mut entry = entry.map_err(broken)?;
-            if long.take(&mut entry)? {
-                continue;
-            }
-            let own = std::mem::take(&mut long);
-            let Some(item) = item(&entry, own)? else { continue };
-            budget.take(match item.kind {
-                Kind::File { size } => size.div_ceil(BLOCK).max(1).saturating_mul(BLOCK),
-                _ => BLOCK,
-            })?;
-            visit(number, item, &mut entry)?;
-            number += 1;
+    let mut archive = Archive::new(stream);
+    for entry in archive.entries().map_err(broken)?.raw(true) {
+        let mut entry = entry.map_err(broken)?;
+        if long.take(&mut entry)? {
+            continue;
         }
-    }
-    // What follows the end of the archive belongs to the blob, and to its digest.
-    io::copy(&mut stream, &mut io::sink()).map_err(broken)?;
-    if stream.limit() == 0 {
-        return Err(budget.exceeded());
+        let own = std::mem::take(&mut long);
+        let Some(item) = item(&entry, own)? else { continue };
+        let (bytes, target) = match &item.kind {
+            Kind::File { size } => (*size, 0),
+            Kind::Symlink(target) | Kind::HardLink(target) => (0, target.as_os_str().len()),
+            _ => (0, 0),
+        };
+        budget.entry(bytes, item.path.as_os_str().len() + target)?;
+        visit(number, item, &mut entry)?;
+        number += 1;
     }
     Ok(())
 }
@@ -120,6 +148,10 @@ pub(super) fn read(layer: &mut dyn Read, budget: &mut Budget, visit: &mut Visit<
 struct Long {
     path: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
+    /// Too big for a header, which then holds another number.
+    uid: Option<u32>,
+    gid: Option<u32>,
+    capabilities: bool,
 }
 
 impl Long {
@@ -131,7 +163,7 @@ impl Long {
             EntryType::GNULongLink => self.target = Some(text_of(entry)?),
             EntryType::XHeader => {
                 let bytes = content(entry)?;
-                self.pax(&bytes, entry)?;
+                self.pax(&bytes)?;
             }
             // About the archive as a whole; git writes the commit there.
             EntryType::XGlobalHeader => drop(content(entry)?),
@@ -140,13 +172,16 @@ impl Long {
         Ok(true)
     }
 
-    fn pax(&mut self, bytes: &[u8], _: &Entry<'_, impl Read>) -> Result<(), String> {
+    fn pax(&mut self, bytes: &[u8]) -> Result<(), String> {
         for extension in PaxExtensions::new(bytes) {
             let extension =
                 extension.map_err(|e| format!("a pax record is malformed: {}", text::reason(&e)))?;
             match extension.key_bytes() {
                 b"path" => self.path = Some(extension.value_bytes().to_vec()),
                 b"linkpath" => self.target = Some(extension.value_bytes().to_vec()),
+                b"uid" => self.uid = Some(pax_number(extension.value_bytes(), "owner")?),
+                b"gid" => self.gid = Some(pax_number(extension.value_bytes(), "group")?),
+                b"SCHILY.xattr.security.capability" => self.capabilities = true,
                 b"size" => {
                     return Err("a file's size stands in a pax record, so it has more than 8 GiB".to_owned());
                 }
@@ -157,6 +192,12 @@ impl Long {
         }
         Ok(())
     }
+}
+
+/// A number in a pax record.
+fn pax_number(value: &[u8], what: &str) -> Result<u32, String> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.filter(|n| *n != u32::MAX).ok_or_else(|| format!("a pax record has no {what} that there could be"))
 }
 
 fn content(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, String> {
@@ -180,7 +221,7 @@ fn text_of(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, String> {
 /// The item that an entry is; `None` for the root itself.
 fn item(entry: &Entry<'_, impl Read>, long: Long) -> Result<Option<Item>, String> {
     let header = entry.header();
-    let name = long.path.unwrap_or_else(|| header.path_bytes().into_owned());
+    let name = long.path.clone().unwrap_or_else(|| header.path_bytes().into_owned());
     let target = || {
         long.target.clone().or_else(|| header.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default()
     };
@@ -222,9 +263,10 @@ fn item(entry: &Entry<'_, impl Read>, long: Long) -> Result<Option<Item>, String
         }
     };
     let mode = number(header.mode().map(u64::from), "mode")? & 0o7777;
-    let (uid, gid) = (number(header.uid(), "owner")?, number(header.gid(), "group")?);
+    let uid = long.uid.map_or_else(|| number(header.uid(), "owner"), Ok)?;
+    let gid = long.gid.map_or_else(|| number(header.gid(), "group"), Ok)?;
     let mtime = header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0);
-    let item = Item { path, kind, mode, uid, gid, mtime };
+    let item = Item { path, kind, mode, uid, gid, mtime, capabilities: long.capabilities };
     whiteout(item).map(Some)
 }
 
@@ -252,11 +294,15 @@ fn plain(name: &[u8]) -> Result<PathBuf, &'static str> {
     if name.contains(&0) {
         return Err("holds a NUL");
     }
-    let mut plain = PathBuf::new();
+    let (mut plain, mut depth) = (PathBuf::new(), 0);
     for component in Path::new(&OsString::from_vec(name.to_vec())).components() {
         match component {
             Component::Normal(part) if part.len() > 255 => return Err("has a part longer than 255 bytes"),
-            Component::Normal(part) => plain.push(part),
+            Component::Normal(_) if depth == DEEPEST => return Err("lies deeper than 200 directories"),
+            Component::Normal(part) => {
+                depth += 1;
+                plain.push(part);
+            }
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => return Err("holds '..'"),
         }
@@ -298,7 +344,9 @@ mod tests {
     fn names_become_plain_or_are_refused() {
         assert_eq!(plain(b"./usr//bin/./ls").expect("plain"), Path::new("usr/bin/ls"));
         assert_eq!(plain(b"/etc/passwd").expect("below the root"), Path::new("etc/passwd"));
-        for bad in [&b"../x"[..], b"a/../../x", b"a/..", &[b'a'; 5000], &[b'a'; 256], b"a\0b"] {
+        for bad in
+            [&b"../x"[..], b"a/../../x", b"a/..", &[b'a'; 5000], &[b'a'; 256], b"a\0b", &b"d/".repeat(201)]
+        {
             assert!(plain(bad).is_err(), "{bad:?}");
         }
     }

@@ -11,7 +11,7 @@ use jail_provision::digest::Digest;
 use jail_provision::jailroot::Meta;
 use jail_provision::text;
 
-use super::layer::{Item, Kind, resolve};
+use super::layer::{Budget, Item, Kind, resolve};
 
 /// Where a file's content is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +51,15 @@ pub(super) struct Tree {
     pub(super) files: Vec<Content>,
     /// What the image had and the jail will not.
     pub(super) dropped: Dropped,
+    /// The directory of the last entry, as it was named and where it really lies: entries of one directory come together.
+    way: Option<(PathBuf, PathBuf)>,
 }
 
 /// Counted, with the first few by name.
 #[derive(Debug, Default)]
 pub(super) struct Dropped {
     pub(super) setuid: Vec<PathBuf>,
+    pub(super) capabilities: Vec<PathBuf>,
     pub(super) devices: Vec<PathBuf>,
 }
 
@@ -68,7 +71,13 @@ impl Tree {
     ///
     /// # Errors
     /// A sentence about what no honest layer holds.
-    pub(super) fn lay(&mut self, layer: usize, items: Vec<Numbered>) -> Result<(), String> {
+    pub(super) fn lay(
+        &mut self,
+        layer: usize,
+        items: Vec<Numbered>,
+        budget: &mut Budget,
+    ) -> Result<(), String> {
+        self.way = None;
         // What a layer takes away is what was below it, wherever in the layer it says so.
         let (orders, things): (Vec<_>, Vec<_>) =
             items.into_iter().partition(|(_, item, _)| matches!(item.kind, Kind::Whiteout | Kind::Opaque));
@@ -76,7 +85,7 @@ impl Tree {
             self.take_away(&item, layer)?;
         }
         for (number, item, digest) in things {
-            self.add(layer, number, item, digest)?;
+            self.add(layer, number, item, digest, budget)?;
         }
         Ok(())
     }
@@ -94,13 +103,23 @@ impl Tree {
         Ok(())
     }
 
-    fn add(&mut self, layer: usize, number: usize, item: Item, digest: Option<Digest>) -> Result<(), String> {
-        let Item { path, kind, mode, uid, gid, mtime } = item;
+    fn add(
+        &mut self,
+        layer: usize,
+        number: usize,
+        item: Item,
+        digest: Option<Digest>,
+        budget: &mut Budget,
+    ) -> Result<(), String> {
+        let Item { path, kind, mode, uid, gid, mtime, capabilities } = item;
         if kind == Kind::Device {
             self.dropped.devices.push(path);
             return Ok(());
         }
-        let path = self.make_way(&path, layer)?;
+        let path = self.make_way(&path, layer, budget)?;
+        if capabilities {
+            self.dropped.capabilities.push(path.clone());
+        }
         let mut meta = Meta { uid, gid, mode };
         let what = match kind {
             Kind::Directory => {
@@ -124,10 +143,17 @@ impl Tree {
             }
             Kind::Whiteout | Kind::Opaque | Kind::Device => return Ok(()),
         };
-        if what != What::Directory || self.nodes.get(&path).is_some_and(|old| old.what != What::Directory) {
-            self.remove_below(&path);
+        let is_directory = what == What::Directory;
+        let old = self.nodes.insert(path.clone(), Node { what, meta, layer });
+        match old.map(|old| old.what) {
+            // Only a directory has anything below it.
+            Some(What::Directory) if !is_directory => {
+                self.remove_below(&path);
+                self.way = None;
+            }
+            Some(What::Symlink(_)) => self.way = None,
+            _ => {}
         }
-        self.nodes.insert(path, Node { what, meta, layer });
         Ok(())
     }
 
@@ -158,25 +184,36 @@ impl Tree {
     }
 
     /// As [`Tree::locate`], and makes the directories that are missing: layers may leave them out.
-    fn make_way(&mut self, path: &Path, layer: usize) -> Result<PathBuf, String> {
+    fn make_way(&mut self, path: &Path, layer: usize, budget: &mut Budget) -> Result<PathBuf, String> {
+        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        if let Some((_, real)) =
+            self.way.as_ref().filter(|(named, _)| named.as_os_str() == parent.as_os_str())
+        {
+            return Ok(real.join(name));
+        }
         let mut at = PathBuf::new();
-        let parent = path.parent().unwrap_or(Path::new(""));
         for component in parent.components() {
             let next = at.join(component);
             at = match self.nodes.get(&next) {
                 Some(node) => self.through(path, &next, node, layer)?,
                 None => {
+                    budget.entry(0, next.as_os_str().len())?;
                     let meta = Meta { uid: 0, gid: 0, mode: 0o755 };
                     self.nodes.insert(next.clone(), Node { what: What::Directory, meta, layer });
                     next
                 }
             };
         }
-        Ok(at.join(path.file_name().unwrap_or_default()))
+        let path = at.join(name);
+        self.way = Some((parent.to_path_buf(), at));
+        Ok(path)
     }
 
     /// The directory that a component of a path stands for.
     fn through(&self, path: &Path, at: &Path, node: &Node, layer: usize) -> Result<PathBuf, String> {
+        if node.what == What::Directory {
+            return Ok(at.to_path_buf());
+        }
         let (path, shown) = (text::quote(path), text::quote(at));
         let target = match &node.what {
             What::Directory => return Ok(at.to_path_buf()),
@@ -218,7 +255,7 @@ mod tests {
     use super::*;
 
     fn item(path: &str, kind: Kind) -> Item {
-        Item { path: path.into(), kind, mode: 0o755, uid: 0, gid: 0, mtime: 0 }
+        Item { path: path.into(), kind, mode: 0o755, uid: 0, gid: 0, mtime: 0, capabilities: false }
     }
 
     fn file(path: &str) -> Item {
@@ -230,10 +267,10 @@ mod tests {
     }
 
     fn merged(layers: &[&[Item]]) -> Result<Tree, String> {
-        let mut tree = Tree::default();
+        let (mut tree, mut budget) = (Tree::default(), Budget::new(1 << 20));
         for (n, layer) in layers.iter().enumerate() {
             let items = layer.iter().cloned().enumerate().map(|(i, item)| (i, item, None)).collect();
-            tree.lay(n, items)?;
+            tree.lay(n, items, &mut budget)?;
         }
         Ok(tree)
     }
@@ -259,6 +296,8 @@ mod tests {
     fn a_thing_of_another_kind_takes_the_place_of_a_tree() {
         let tree = merged(&[&[file("a/b/c"), file("a!")], &[file("a")]]).expect("merged");
         assert_eq!(paths(&tree), ["a", "a!"]);
+        let tree = merged(&[&[file("a/b/c"), file("a/b"), file("a/d")], &[link("x", "a"), file("x/y")]]);
+        assert!(tree.expect_err("through its own link").contains("of the same layer"));
         let tree = merged(&[&[link("a", "/b"), file("b/x")], &[item("a", Kind::Directory), file("a/y")]]);
         assert_eq!(paths(&tree.expect("merged")), ["a", "a/y", "b", "b/x"]);
     }
@@ -270,6 +309,26 @@ mod tests {
         assert!(tree.nodes.contains_key(Path::new("usr/lib/libc.so")));
         let tree = merged(&[&base, &[file("usr/lib/x")], &[item("lib/x", Kind::Whiteout)]]).expect("merged");
         assert!(!tree.nodes.contains_key(Path::new("usr/lib/x")));
+    }
+
+    /// What is remembered of the last entry's directory must not outlive that directory.
+    #[test]
+    fn a_directory_that_was_replaced_is_none() {
+        let refused = merged(&[&[file("a/x"), link("a", "/etc"), file("a/y")]]).expect_err("refused");
+        assert!(refused.contains("of the same layer"), "{refused}");
+        let refused = merged(&[&[file("a/x"), file("a"), file("a/y")]]).expect_err("refused");
+        assert!(refused.contains("below the file"), "{refused}");
+        let base = [item("b", Kind::Directory), link("a", "b")];
+        let tree = merged(&[&base, &[file("a/x"), item("a", Kind::Directory), file("a/y")]]).expect("merged");
+        assert_eq!(paths(&tree), ["a", "a/y", "b", "b/x"]);
+    }
+
+    /// Directories that the layer leaves out count as if it had named them.
+    #[test]
+    fn directories_on_the_way_are_counted() {
+        let deep: Vec<Item> = (0..100).map(|n| file(&format!("{n}/{}x", "d/".repeat(100)))).collect();
+        let refused = merged(&[&deep]).expect_err("ten thousand directories");
+        assert!(refused.contains("unpacks to more than 1048576 bytes"), "{refused}");
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod layer;
 mod merge;
 mod place;
 mod source;
+pub mod trial;
+mod zstd;
 
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -27,7 +29,8 @@ use sha2::{Digest as _, Sha256};
 
 use self::layer::{Budget, Item, Kind, Visit};
 use self::merge::Tree;
-use self::source::Layout;
+use self::source::{Layout, shown};
+use self::zstd::Frames;
 use crate::export::digesting::Digesting;
 use crate::oci::{self, BlobDigest, Descriptor};
 use crate::progress::Line;
@@ -44,6 +47,9 @@ pub(crate) struct Request<'a> {
     /// Name every entry.
     pub(crate) verbose: bool,
 }
+
+/// No engine takes an image with more layers than some hundred.
+const MOST_LAYERS: usize = 1_000;
 
 /// The image that is being read.
 struct Image<'a> {
@@ -128,13 +134,15 @@ fn describe<'a>(layout: &'a Layout, descriptor: &Descriptor, manifest: oci::Mani
         oci::CONFIG | "application/vnd.docker.container.image.v1+json" => {
             layout.document(&manifest.config, "the image's configuration")?
         }
-        other => return Err(layout.bad(format!("'{other}' is no media type of an image that is known here"))),
+        other => {
+            let why = format!("{} is no media type of an image that is known here", shown(other));
+            return Err(layout.bad(why));
+        }
     };
     if (config.os.as_str(), config.architecture.as_str()) != ("linux", oci::architecture()) {
         return Err(Error::failed(format!(
-            "the image is for {}/{}, and this machine is linux/{}",
-            config.os,
-            config.architecture,
+            "the image is for {}, and this machine is linux/{}",
+            shown(&format!("{}/{}", config.os, config.architecture)),
             oci::architecture()
         )));
     }
@@ -144,6 +152,9 @@ fn describe<'a>(layout: &'a Layout, descriptor: &Descriptor, manifest: oci::Mani
             manifest.layers.len(),
             config.rootfs.diff_ids.len()
         )));
+    }
+    if manifest.layers.len() > MOST_LAYERS {
+        return Err(layout.bad(format!("it has {} layers, more than {MOST_LAYERS}", manifest.layers.len())));
     }
     for layer in &manifest.layers {
         // Before the first byte of a layer is read.
@@ -177,7 +188,7 @@ fn packing(layout: &Layout, layer: &Descriptor) -> Result<Packing> {
         oci::LAYER_GZIP | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(Packing::Gzip),
         "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(Packing::Zstd),
         other => Err(layout
-            .bad(format!("'{other}' is no media type of a layer that is known here"))
+            .bad(format!("{} is no media type of a layer that is known here", shown(other)))
             .hint("plain tar, gzip and zstd are; skopeo copy --dest-compress-format gzip makes one of it")),
     }
 }
@@ -185,19 +196,16 @@ fn packing(layout: &Layout, layer: &Descriptor) -> Result<Packing> {
 /// A layer as the tar archive that it is.
 fn unpacked(layout: &Layout, layer: &Descriptor) -> Result<Box<dyn Read>> {
     let packing = packing(layout, layer)?;
-    unpack(layout, packing, layout.blob(layer)?)
+    Ok(unpack(packing, layout.blob(layer)?))
 }
 
-fn unpack<'a>(layout: &Layout, packing: Packing, blob: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+fn unpack<'a>(packing: Packing, blob: impl Read + 'a) -> Box<dyn Read + 'a> {
     let blob = io::BufReader::with_capacity(256 << 10, blob);
-    Ok(match packing {
+    match packing {
         Packing::None => Box::new(blob),
         Packing::Gzip => Box::new(MultiGzDecoder::new(blob)),
-        Packing::Zstd => Box::new(
-            ruzstd::decoding::StreamingDecoder::new(blob)
-                .map_err(|e| layout.bad(format!("a layer is no zstd stream: {e}")))?,
-        ),
-    })
+        Packing::Zstd => Box::new(Frames::new(blob)),
+    }
 }
 
 /// Reads all layers, holds them against their digests, and lays them over each other.
@@ -218,7 +226,7 @@ fn survey(image: &Image<'_>, max: u64, with_digests: bool) -> Result<Tree> {
             };
         let diff_id = image.diff_ids.get(number).copied();
         read_layer(image.layout, descriptor, diff_id, &what, &mut budget, &mut collect)?;
-        tree.lay(number, items).map_err(|why| image.layout.bad(format!("{what}: {why}")))?;
+        tree.lay(number, items, &mut budget).map_err(|why| image.layout.bad(format!("{what}: {why}")))?;
     }
     Ok(tree)
 }
@@ -246,10 +254,8 @@ fn read_layer(
         layer::read(&mut blob, budget, collect).map_err(bad)?;
         None
     } else {
-        let mut plain = Tee {
-            from: unpack(layout, packing, &mut blob)?,
-            sum: Digesting::new(io::sink()).map_err(failed)?,
-        };
+        let mut plain =
+            Tee { from: unpack(packing, &mut blob), sum: Digesting::new(io::sink()).map_err(failed)? };
         let read = layer::read(&mut plain, budget, collect);
         let (_, sum) = plain.sum.finish().map_err(failed)?;
         read.map_err(bad)?;
@@ -352,6 +358,9 @@ fn notes(tree: &Tree) -> Vec<String> {
     if !tree.dropped.setuid.is_empty() {
         notes.push(format!("set-uid and set-gid bits were dropped: {}", some(&tree.dropped.setuid)));
     }
+    if !tree.dropped.capabilities.is_empty() {
+        notes.push(format!("file capabilities were dropped: {}", some(&tree.dropped.capabilities)));
+    }
     if !tree.dropped.devices.is_empty() {
         notes.push(format!(
             "devices were left out, since every cell has its own: {}",
@@ -393,7 +402,7 @@ impl Outcome {
     /// For a person.
     pub(crate) fn report(&self) -> String {
         let jail = text::encode(&self.jail);
-        let image = format!("{} {}", self.origin.name, self.digest());
+        let image = format!("{} {}", text::encode(Path::new(&self.origin.name)), self.digest());
         let mut out = String::new();
         for (path, kept) in &self.kept {
             out.push_str(&format!("kept {}: {}\n", text::quote(path), report::why_kept(*kept)));

@@ -3,6 +3,7 @@
 //! Nothing in it is trusted: names are looked up only by digest, sizes are held against what the description says, and every
 //! document is digested before it is read.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,17 +34,17 @@ pub(super) struct Layout {
 }
 
 enum Place {
-    Directory(OwnedFd),
-    /// Names in the file, and where their content lies.
-    File {
-        file: Arc<File>,
-        names: HashMap<Vec<u8>, (u64, u64)>,
-        stamp: FileStamp,
+    Directory {
+        fd: OwnedFd,
+        /// The blobs that were opened, as they were then.
+        seen: RefCell<HashMap<String, FileStamp>>,
     },
+    /// Names in the file, and where their content lies.
+    File { file: Arc<File>, names: HashMap<Vec<u8>, (u64, u64)>, stamp: FileStamp },
 }
 
-/// Tells whether a file was written to meanwhile.
-type FileStamp = (u64, i64, i64, i64, i64);
+/// Tells whether a file was written to or replaced meanwhile: inode, size, mtime and ctime.
+type FileStamp = [i64; 6];
 
 /// A part of a file.
 pub(super) struct Section {
@@ -75,11 +76,14 @@ impl Layout {
     /// There is none.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |e: io::Error| Error::io("read", path, e);
-        let file = File::open(path).map_err(failed)?;
+        // A pipe under this name must not hold us until somebody writes.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?);
         let stat = file.metadata().map_err(failed)?;
         let place = if stat.is_dir() {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Place::Directory(fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| failed(e.into()))?)
+            let fd = fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+            Place::Directory { fd, seen: RefCell::default() }
         } else if stat.is_file() {
             let names = names(path, &file)?;
             Place::File { stamp: stamp(&file).map_err(failed)?, file: Arc::new(file), names }
@@ -113,7 +117,7 @@ impl Layout {
                 };
                 Ok(Section { file: Arc::clone(file), at: *at, left: *size })
             }
-            Place::Directory(directory) => {
+            Place::Directory { fd: directory, seen } => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let confined =
                     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -123,6 +127,11 @@ impl Layout {
                 let stat = file.metadata().map_err(failed)?;
                 if !stat.is_file() {
                     return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "no regular file")));
+                }
+                // Digested the first time, written into the jail the second: it must be the same file.
+                let now = stamp(&file).map_err(failed)?;
+                if *seen.borrow_mut().entry(name.to_owned()).or_insert(now) != now {
+                    return Err(self.written_to());
                 }
                 Ok(Section { file: Arc::new(file), at: 0, left: stat.len() })
             }
@@ -207,7 +216,7 @@ impl Layout {
                 }
                 other => {
                     return Err(
-                        self.bad(format!("'{other}' is no media type of an image that is known here"))
+                        self.bad(format!("{} is no media type of an image that is known here", shown(other)))
                     );
                 }
             }
@@ -228,10 +237,10 @@ impl Layout {
                 oci::architecture()
             ))),
             _ => {
-                let names: Vec<&str> = fitting
+                let names: Vec<String> = fitting
                     .iter()
                     .filter_map(|d| d.annotations.get(oci::REF_NAME))
-                    .map(String::as_str)
+                    .map(|name| shown(name))
                     .collect();
                 Err(Error::usage(format!(
                     "{} holds several images: {}",
@@ -248,19 +257,40 @@ impl Layout {
     /// # Errors
     /// It is not.
     pub(super) fn unchanged(&self) -> Result<()> {
-        let Place::File { file, stamp: before, .. } = &self.place else { return Ok(()) };
-        let now = stamp(file).map_err(|e| Error::io("read", &self.path, e))?;
-        if now == *before {
-            return Ok(());
+        match &self.place {
+            Place::File { file, stamp: before, .. } => {
+                let now = stamp(file).map_err(|e| Error::io("read", &self.path, e))?;
+                if now == *before { Ok(()) } else { Err(self.written_to()) }
+            }
+            Place::Directory { seen, .. } => {
+                let names: Vec<String> = seen.borrow().keys().cloned().collect();
+                names.iter().try_for_each(|name| self.section(name).map(drop))
+            }
         }
-        Err(Error::failed(format!("{} was written to while it was read", text::quote(&self.path)))
-            .hint("run the command again once it has come to rest"))
     }
+
+    fn written_to(&self) -> Error {
+        Error::failed(format!("{} was written to while it was read", text::quote(&self.path)))
+            .hint("run the command again once it has come to rest")
+    }
+}
+
+/// Words of the image for a message: whoever made it may have put escape sequences for the reader's terminal into them.
+pub(super) fn shown(words: &str) -> String {
+    text::quote(Path::new(words))
 }
 
 fn stamp(file: &File) -> io::Result<FileStamp> {
     let stat = file.metadata()?;
-    Ok((stat.len(), stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()))
+    let whole = |number: u64| i64::from_ne_bytes(number.to_ne_bytes());
+    Ok([
+        whole(stat.ino()),
+        whole(stat.len()),
+        stat.mtime(),
+        stat.mtime_nsec(),
+        stat.ctime(),
+        stat.ctime_nsec(),
+    ])
 }
 
 /// The regular files of the outer archive. Only headers are read; names longer than a header holds are none of ours.

@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../images.rs"]
+#[allow(dead_code)]
+mod images;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| images::image_documents(data));
