@@ -249,12 +249,12 @@ fn a_second_export_digests_nothing() {
         let log = out.join("calls");
         let run = scratch
             .command("strace")
-            .args(["-f", "-qq", "-e", "trace=clone3,clone", "-o", text(&log)])
+            .args(["-f", "-qq", "-e", "trace=prctl", "-o", text(&log)])
             .arg(scratch.tool("jail-export"))
             .args(["-j", text(&scratch.jail()), "--oci", text(image)])
             .output();
         Run::of(&run.expect("strace")).ok();
-        std::fs::read_to_string(&log).expect("log").matches("clone").count()
+        std::fs::read_to_string(&log).expect("log").matches("\"digest\"").count()
     };
     let (one, two, three) = (out.join("one.tar"), out.join("two.tar"), out.join("three.tar"));
     assert!(threads(&one) > 0, "the first export digests in a thread of its own");
@@ -353,19 +353,80 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(scratch.everything(), before);
 }
 
-/// Its own few files are not the jail: an archive of them would start nowhere, and say nothing of why.
+/// A jail on a base is what a cell shows: the base's current generation, and its own files over that.
 #[test]
-fn a_jail_on_a_base_is_not_half_exported() {
-    let scratch = made();
-    let states = scratch.path("state/jailwright");
-    let name = names(&states).pop_first().expect("the jail's state");
-    let manifest = states.join(name).join("manifest.json");
-    let mut value = json(&manifest);
-    value["base"] = "/srv/base".into();
-    std::fs::write(&manifest, value.to_string()).expect("written");
-    let archive = out(&scratch).join("jail.tar");
-    export(&scratch, &["--tar", text(&archive)]).fails(4, "lies over the base '/srv/base'");
-    assert!(!archive.exists());
+fn a_jail_on_a_base_is_exported_as_a_cell_shows_it() {
+    let scratch = Scratch::new();
+    let (base, jail, profiles) = (scratch.path("base"), scratch.jail(), scratch.path("profiles"));
+    let file = scratch.host_file("greeting", "of the base");
+    let more = scratch.host_file("more", "of the jail");
+    scratch.section("greeting", format!("description = \"x\"\npaths = [{:?}]\n", text(&file)));
+    scratch.section("more", format!("description = \"x\"\npaths = [{:?}]\n", text(&more)));
+    let on_base = |arguments: &[&str]| {
+        let mut all = vec!["-j", text(&base), "-c", text(&profiles), "--as-base"];
+        all.extend(arguments);
+        scratch.run("jail-init", &all).ok()
+    };
+    on_base(&["shell", "greeting"]);
+    scratch.init(&["--base", text(&base), "more"]).ok();
+    std::fs::write(jail.join("etc/motd"), "of nobody's section").expect("written");
+    // The same sections in a jail of their own.
+    let plain = scratch.path("plain");
+    scratch.run("jail-init", &["-j", text(&plain), "-c", text(&profiles), "shell", "greeting", "more"]).ok();
+    let out = out(&scratch);
+    let unpacked = |name: &str| {
+        let (archive, to) = (out.join(format!("{name}.tar")), out.join(name));
+        export(&scratch, &["--tar", text(&archive)]).ok();
+        std::fs::create_dir(&to).expect("made");
+        let tar = Command::new("tar").args(["-xpf", text(&archive), "-C", text(&to)]).status();
+        assert!(tar.expect("tar").success());
+        to
+    };
+    let first = unpacked("first");
+    let differ = |a: &Path, b: &Path| {
+        let diff = Command::new("diff").args(["-rq", "--no-dereference", text(a), text(b)]).output();
+        String::from_utf8_lossy(&diff.expect("diff").stdout).into_owned()
+    };
+    // A jail on a base always has account files of its own.
+    let others: Vec<String> = differ(&plain, &first)
+        .lines()
+        .filter(|line| !["etc: group", "etc: passwd", "etc: motd"].iter().any(|name| line.ends_with(name)))
+        .map(str::to_owned)
+        .collect();
+    assert!(
+        others.is_empty() && first.join("etc/motd").exists(),
+        "only what nobody asked for differs: {others:#?}"
+    );
+    // The jail's own file hides the base's.
+    let inner = "usr/bin/cat";
+    std::fs::create_dir_all(jail.join("usr/bin")).expect("made");
+    std::fs::write(jail.join(inner), "of the jail").expect("written");
+    let own = unpacked("own");
+    assert_eq!(std::fs::read_to_string(own.join(inner)).expect("read"), "of the jail");
+    // An update of the base reaches the next export; an image has the same files and a bill of both.
+    scratch.host_file("later", "x");
+    scratch.section(
+        "later",
+        format!("description = \"x\"\npaths = [{:?}]\n", text(&scratch.path("host/later"))),
+    );
+    on_base(&["shell", "greeting", "later"]);
+    let later = unpacked("later");
+    assert!(later.join(scratch.path("host/later").strip_prefix("/").expect("absolute")).exists());
+    let image = out.join("image");
+    export(&scratch, &["--oci", text(&image)]).ok();
+    let index = json(&image.join("index.json"));
+    let manifest = json(&blob(&image, &index["manifests"][0]));
+    let config = json(&blob(&image, &manifest["config"]));
+    let labels = &config["config"]["Labels"];
+    assert_eq!(labels["org.jailwright.sections"], "shell greeting later more", "{labels}");
+    assert!(labels["org.jailwright.sbom"].as_str().is_some_and(|bill| bill.contains("libc6")), "{labels}");
+    // A base by itself is none, and one that is gone is said to be.
+    scratch
+        .run("jail-export", &["-j", text(&base), "--tar", text(&out.join("x.tar"))])
+        .fails(4, "is a base for jails");
+    std::fs::rename(&base, scratch.path("elsewhere")).expect("moved");
+    export(&scratch, &["--tar", text(&out.join("x.tar"))]).fails(1, "is not there");
+    assert!(!out.join("x.tar").exists());
 }
 
 #[test]

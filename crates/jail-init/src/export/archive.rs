@@ -3,7 +3,8 @@
 //! Headers hold numbers and no names of users; what does not fit into one goes into a pax record, which every reader of
 //! image layers knows.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read as _, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -13,6 +14,9 @@ use jail_provision::error::{Error, Result};
 use tar::{Builder, EntryType, Header};
 
 use super::contents::{self, Content, Contents, Entry, Reader};
+
+/// Files are read in pieces of this size.
+const BUFFER: usize = 256 << 10;
 
 /// Writes the archive; `name` is what errors call it.
 ///
@@ -25,50 +29,76 @@ pub(crate) fn write<W: Write>(
     name: &Path,
     progress: &mut dyn Progress,
 ) -> Result<W> {
-    let mut tar = Builder::new(out);
+    let mut archive = Archive { tar: Builder::new(out), reader, buffer: vec![0; BUFFER], name };
     for entry in &contents.entries {
-        let size = one(entry, reader, &mut tar, name)?;
+        let size = archive.entry(entry)?;
         progress.step(&entry.path, size);
     }
-    tar.into_inner().map_err(|e| Error::io("write", name, e))
+    archive.tar.into_inner().map_err(|e| Error::io("write", name, e))
 }
 
-fn one<W: Write>(entry: &Entry, reader: &Reader<'_>, tar: &mut Builder<W>, name: &Path) -> Result<u64> {
-    let failed = |e: io::Error| Error::io("write", name, e);
-    let mut long = Long::default();
-    let mut header = header(entry);
-    let mut path = entry.path.as_os_str().as_bytes().to_vec();
-    match &entry.what {
-        Content::Directory => path.push(b'/'),
-        Content::Symlink(target) | Content::HardLink(target) => {
-            let target = target.as_os_str().as_bytes();
-            put(&mut header.as_old_mut().linkname, target, "linkpath", &mut long);
+/// An archive being written.
+struct Archive<'a, W: Write> {
+    tar: Builder<W>,
+    reader: &'a Reader<'a>,
+    buffer: Vec<u8>,
+    name: &'a Path,
+}
+
+impl<W: Write> Archive<'_, W> {
+    /// Writes an entry; answers how many bytes of content it has.
+    fn entry(&mut self, entry: &Entry) -> Result<u64> {
+        let name = self.name;
+        let failed = |e: io::Error| Error::io("write", name, e);
+        let mut long = Long::default();
+        let mut header = header(entry);
+        let mut path = entry.path.as_os_str().as_bytes().to_vec();
+        match &entry.what {
+            Content::Directory => path.push(b'/'),
+            Content::Symlink(target) | Content::HardLink(target) => {
+                let target = target.as_os_str().as_bytes();
+                put(&mut header.as_old_mut().linkname, target, "linkpath", &mut long);
+            }
+            Content::File { .. } => {}
         }
-        Content::File { .. } => {}
-    }
-    put(&mut header.as_old_mut().name, &path, "path", &mut long);
-    let Content::File { size } = entry.what else {
-        long.write(tar).map_err(failed)?;
+        put(&mut header.as_old_mut().name, &path, "path", &mut long);
+        let Content::File { size } = entry.what else {
+            long.write(&mut self.tar).map_err(failed)?;
+            header.set_cksum();
+            self.tar.get_mut().write_all(header.as_bytes()).map_err(failed)?;
+            return Ok(0);
+        };
+        let file = self.reader.open(entry)?;
+        if entry.capabilities {
+            let value =
+                contents::capabilities(file.as_fd()).map_err(|e| Error::io("read", &entry.path, e))?;
+            long.0.extend(value.map(|value| ("SCHILY.xattr.security.capability", value)));
+        }
+        long.write(&mut self.tar).map_err(failed)?;
+        header.set_size(size);
         header.set_cksum();
-        tar.append(&header, io::empty()).map_err(failed)?;
-        return Ok(0);
-    };
-    let file = reader.open(entry)?;
-    if entry.capabilities {
-        let value = contents::capabilities(file.as_fd()).map_err(|e| Error::io("read", &entry.path, e))?;
-        long.0.extend(value.map(|value| ("SCHILY.xattr.security.capability", value)));
+        self.tar.get_mut().write_all(header.as_bytes()).map_err(failed)?;
+        self.content(entry, file, size)?;
+        Ok(size)
     }
-    long.write(tar).map_err(failed)?;
-    header.set_size(size);
-    header.set_cksum();
-    let mut content = Exactly { file, left: size, fault: None };
-    let written = tar.append(&header, &mut content);
-    match content.fault {
-        Some(Fault::Read(error)) => return Err(Error::io("read", &entry.path, error)),
-        Some(Fault::Short) => return Err(reader.changed(entry)),
-        None => written.map_err(failed)?,
+
+    /// A file as long as its header says. What the file has beyond that is not read: it was written since.
+    fn content(&mut self, entry: &Entry, mut file: File, size: u64) -> Result<()> {
+        let failed = |e: io::Error| Error::io("write", self.name, e);
+        let mut left = size;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(BUFFER);
+            let got = match file.read(&mut self.buffer[..most]) {
+                Ok(0) => return Err(self.reader.changed(entry)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(|e| Error::io("read", &entry.path, e))?,
+            };
+            self.tar.get_mut().write_all(&self.buffer[..got]).map_err(failed)?;
+            left -= got as u64;
+        }
+        let padding = usize::try_from(size.wrapping_neg() % 512).unwrap_or(0);
+        self.tar.get_mut().write_all(&[0; 512][..padding]).map_err(failed)
     }
-    Ok(size)
 }
 
 fn header(entry: &Entry) -> Header {
@@ -106,42 +136,5 @@ fn put(field: &mut [u8; 100], text: &[u8], key: &'static str, long: &mut Long) {
     field[..fits].copy_from_slice(&text[..fits]);
     if text.len() > field.len() {
         long.0.push((key, text.to_vec()));
-    }
-}
-
-/// A file as long as its header says. What the file has beyond that is not read: it was written since.
-struct Exactly {
-    file: std::fs::File,
-    left: u64,
-    fault: Option<Fault>,
-}
-
-/// Why a file could not be read to the end; `tar` would take it for a fault of the archive.
-enum Fault {
-    Read(io::Error),
-    Short,
-}
-
-impl Read for Exactly {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        if most == 0 {
-            return Ok(0);
-        }
-        match self.file.read(&mut buffer[..most]) {
-            Ok(0) => {
-                self.fault = Some(Fault::Short);
-                Err(io::ErrorKind::UnexpectedEof.into())
-            }
-            Ok(got) => {
-                self.left -= got as u64;
-                Ok(got)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                self.fault = Some(Fault::Read(io::Error::from(error.kind())));
-                Err(error)
-            }
-        }
     }
 }

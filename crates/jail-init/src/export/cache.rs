@@ -10,6 +10,7 @@ use jail_provision::digest::Digest;
 use jail_provision::error::Result;
 use jail_provision::state::State;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::contents::Contents;
 use super::layout::Sums;
@@ -28,8 +29,13 @@ struct Remembered {
 /// What the layer's bytes follow from.
 pub(crate) fn key(contents: &Contents, gzip: bool) -> Digest {
     // Debug output of plain data: stable within one version of the program, which is part of what is digested.
-    let version = env!("CARGO_PKG_VERSION");
-    Digest::of(format!("{version} {gzip} {:?}", contents.entries).as_bytes())
+    // Entry by entry: a list of a million would be half a gigabyte of text.
+    let mut hash = Sha256::new();
+    hash.update(format!("{} {gzip}\n", env!("CARGO_PKG_VERSION")));
+    for entry in &contents.entries {
+        hash.update(format!("{entry:?}\n"));
+    }
+    Digest(hash.finalize().into())
 }
 
 /// The sums of this very list, if it was written before.

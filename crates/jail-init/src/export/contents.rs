@@ -39,6 +39,14 @@ pub(crate) struct Entry {
     pub(crate) capabilities: bool,
     /// Its state when it was looked at.
     pub(crate) stamp: Stamp,
+    /// Whether it lies in the base below the jail.
+    pub(crate) in_base: bool,
+}
+
+/// A tree, and what is known of it.
+pub(crate) struct Layer<'a> {
+    pub(crate) root: &'a JailRoot,
+    pub(crate) manifest: &'a Manifest,
 }
 
 /// What an entry is.
@@ -67,18 +75,14 @@ impl Contents {
     ///
     /// # Errors
     /// Something in it cannot be read.
-    pub(crate) fn of(jail: &JailRoot, manifest: &Manifest) -> Result<Self> {
-        let mut finder = Finder {
-            jail,
-            manifest,
-            owners: Owners::of_this_process(),
-            found: Vec::new(),
-            notes: Vec::new(),
-        };
-        finder.walk()?;
-        let mut found = finder.found;
-        found.sort_by(|a, b| a.0.path.cmp(&b.0.path));
-        Ok(Self { entries: join_hard_links(found), notes: finder.notes })
+    pub(crate) fn of(jail: &Layer<'_>, base: Option<&Layer<'_>>) -> Result<Self> {
+        let (mut found, mut notes) = Finder::find(jail, false)?;
+        if let Some(base) = base {
+            let (below, more) = Finder::find(base, true)?;
+            found = lay_over(found, below);
+            notes.extend(more);
+        }
+        Ok(Self { entries: join_hard_links(found), notes })
     }
 
     /// Bytes of all files.
@@ -100,8 +104,28 @@ impl Contents {
 /// Device and inode of a file that has more than one name.
 type Identity = Option<(u64, u64)>;
 
+/// What was found, by path.
+type Found = Vec<(Entry, Identity)>;
+
+/// The jail's own files over those of its base, as a cell shows them.
+fn lay_over(own: Found, below: Found) -> Found {
+    let kinds: HashMap<&Path, bool> =
+        own.iter().map(|(entry, _)| (entry.path.as_path(), entry.what == Content::Directory)).collect();
+    let hidden = |path: &Path| {
+        kinds.contains_key(path)
+            || path
+                .ancestors()
+                .skip(1)
+                .any(|above| kinds.get(above).is_some_and(|is_directory| !is_directory))
+    };
+    let shown: Found = below.into_iter().filter(|(entry, _)| !hidden(&entry.path)).collect();
+    let mut both: Found = own.into_iter().chain(shown).collect();
+    both.sort_by(|a, b| a.0.path.cmp(&b.0.path));
+    both
+}
+
 /// The first name of a file holds its content, the others are links to it.
-fn join_hard_links(found: Vec<(Entry, Identity)>) -> Vec<Entry> {
+fn join_hard_links(found: Found) -> Vec<Entry> {
     let mut first: HashMap<(u64, u64), PathBuf> = HashMap::new();
     found
         .into_iter()
@@ -138,11 +162,27 @@ struct Finder<'a> {
     jail: &'a JailRoot,
     manifest: &'a Manifest,
     owners: Owners,
-    found: Vec<(Entry, Identity)>,
+    in_base: bool,
+    found: Found,
     notes: Vec<String>,
 }
 
 impl Finder<'_> {
+    /// Everything in a tree, by path, and what was left out of it.
+    fn find(layer: &Layer<'_>, in_base: bool) -> Result<(Found, Vec<String>)> {
+        let mut finder = Finder {
+            jail: layer.root,
+            manifest: layer.manifest,
+            owners: Owners::of_this_process(),
+            in_base,
+            found: Vec::new(),
+            notes: Vec::new(),
+        };
+        finder.walk()?;
+        finder.found.sort_by(|a, b| a.0.path.cmp(&b.0.path));
+        Ok((finder.found, finder.notes))
+    }
+
     fn walk(&mut self) -> Result<()> {
         let mut todo = vec![PathBuf::new()];
         while let Some(path) = todo.pop() {
@@ -205,8 +245,9 @@ impl Finder<'_> {
         let (uid, gid) = self.owners.outside(&stat);
         let descend = stat.is_dir();
         let identity = (stat.is_file() && stat.nlink > 1).then_some((stat.dev, stat.ino));
-        let (capabilities, stamp) = (record.is_some(), Stamp::from(&stat));
-        let entry = Entry { path: path.to_path_buf(), what, mode, uid, gid, mtime, capabilities, stamp };
+        let (capabilities, stamp, in_base) = (record.is_some(), Stamp::from(&stat), self.in_base);
+        let path = path.to_path_buf();
+        let entry = Entry { path, what, mode, uid, gid, mtime, capabilities, stamp, in_base };
         self.found.push((entry, identity));
         Ok(descend)
     }
@@ -262,13 +303,25 @@ fn open_below(
 /// Opens the files of a list, one after the other.
 pub(crate) struct Reader<'a> {
     jail: &'a JailRoot,
+    base: Option<&'a JailRoot>,
     /// The directory of the last one: files of one directory come together.
-    last: RefCell<Option<(PathBuf, OwnedFd)>>,
+    last: RefCell<Option<Directory>>,
+}
+
+/// A directory that files were opened in.
+struct Directory {
+    path: PathBuf,
+    in_base: bool,
+    fd: OwnedFd,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(jail: &'a JailRoot) -> Self {
-        Self { jail, last: RefCell::new(None) }
+    pub(crate) fn new(jail: &'a JailRoot, base: Option<&'a JailRoot>) -> Self {
+        Self { jail, base, last: RefCell::new(None) }
+    }
+
+    fn root(&self, entry: &Entry) -> &JailRoot {
+        self.base.filter(|_| entry.in_base).unwrap_or(self.jail)
     }
 
     /// Opens a file of the list.
@@ -276,7 +329,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// It is not the file any more that was looked at.
     pub(crate) fn open(&self, entry: &Entry) -> Result<File> {
-        let file = self.open_below_parent(&entry.path).map_err(|e| self.failed(entry, e.into()))?;
+        let file = self.open_below_parent(entry).map_err(|e| self.failed(entry, e.into()))?;
         let statx = fs::statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
             .map_err(|e| self.failed(entry, e.into()))?;
         if Stamp::from(&Stat::from_statx(&statx)) != entry.stamp {
@@ -285,28 +338,29 @@ impl<'a> Reader<'a> {
         Ok(File::from(file))
     }
 
-    fn open_below_parent(&self, path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    fn open_below_parent(&self, entry: &Entry) -> std::result::Result<OwnedFd, Errno> {
+        let Entry { path, in_base, .. } = entry;
         let parent = path.parent().unwrap_or(Path::new(""));
         let name = Path::new(path.file_name().unwrap_or_default());
         let mut last = self.last.borrow_mut();
-        if let Some((known, directory)) = last.as_ref() {
-            if known == parent {
-                return open_below(directory, name, OFlags::empty());
+        if let Some(known) = last.as_ref() {
+            if known.in_base == *in_base && known.path == parent {
+                return open_below(&known.fd, name, OFlags::empty());
             }
         }
-        let directory = open_below(self.jail, parent, OFlags::DIRECTORY)?;
-        let file = open_below(&directory, name, OFlags::empty());
-        *last = Some((parent.to_path_buf(), directory));
+        let fd = open_below(self.root(entry), parent, OFlags::DIRECTORY)?;
+        let file = open_below(&fd, name, OFlags::empty());
+        *last = Some(Directory { path: parent.to_path_buf(), in_base: *in_base, fd });
         file
     }
 
     fn failed(&self, entry: &Entry, error: io::Error) -> Error {
-        Error::io("read", &self.jail.outside(&entry.path), error)
+        Error::io("read", &self.root(entry).outside(&entry.path), error)
     }
 
     /// For content that turned out shorter or longer than the list says.
     pub(crate) fn changed(&self, entry: &Entry) -> Error {
-        let path = text::quote(&self.jail.outside(&entry.path));
+        let path = text::quote(&self.root(entry).outside(&entry.path));
         Error::failed(format!("{path} was changed while the jail was exported"))
             .hint("run the command again once nobody writes to the jail")
     }

@@ -28,7 +28,8 @@ use crate::oci::{self, BlobDigest, Descriptor, Image, Index, Manifest, RootFs, S
 pub(crate) struct Source<'a> {
     pub(crate) contents: &'a Contents,
     pub(crate) reader: &'a Reader<'a>,
-    pub(crate) settings: &'a Settings,
+    /// Asked for when the layer is written: some of it is still being found out until then.
+    pub(crate) settings: Box<dyn FnOnce() -> Result<Settings> + 'a>,
     /// What the image is called in the index.
     pub(crate) name: &'a str,
     pub(crate) gzip: bool,
@@ -95,12 +96,13 @@ struct Documents {
 }
 
 impl Documents {
-    fn of(source: &Source<'_>, sums: Sums) -> Result<Self> {
+    fn of(source: Source<'_>, sums: Sums) -> Result<Self> {
+        let settings = (source.settings)()?;
         let config = json(&Image {
             created: Some(oci::timestamp(source.contents.newest())),
             architecture: oci::architecture().to_owned(),
             os: "linux".to_owned(),
-            config: source.settings.clone(),
+            config: settings,
             rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![BlobDigest(sums.unpacked)] },
         })?;
         let media_type = if source.gzip { oci::LAYER_GZIP } else { oci::LAYER };
@@ -148,7 +150,7 @@ fn json(document: &impl Serialize) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// The jail cannot be read, or the file not be written; then what had its name before is still there.
-pub(crate) fn to_file(path: &Path, source: &Source<'_>, progress: &mut dyn Progress) -> Result<Written> {
+pub(crate) fn to_file(path: &Path, source: Source<'_>, progress: &mut dyn Progress) -> Result<Written> {
     let failed = |e: io::Error| Error::io("write", path, e);
     let mut out = Output::create(path, source.mode)?;
     for directory in ["blobs/", "blobs/sha256/"] {
@@ -156,7 +158,7 @@ pub(crate) fn to_file(path: &Path, source: &Source<'_>, progress: &mut dyn Progr
     }
     let at = out.stream_position().map_err(failed)?;
     out.write_all(&[0; 512]).map_err(failed)?;
-    let (mut out, sums) = layer(source, out, path, progress)?;
+    let (mut out, sums) = layer(&source, out, path, progress)?;
     pad(&mut out, sums.size).map_err(failed)?;
     let end = out.stream_position().map_err(failed)?;
     if end != at + 512 + sums.size.next_multiple_of(512) {
@@ -209,7 +211,7 @@ fn pad(out: &mut impl Write, size: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The jail cannot be read, the directory holds something else, or it cannot be written.
-pub(crate) fn to_directory(path: &Path, source: &Source<'_>, progress: &mut dyn Progress) -> Result<Written> {
+pub(crate) fn to_directory(path: &Path, source: Source<'_>, progress: &mut dyn Progress) -> Result<Written> {
     let fresh = prepare(path, source.name)?;
     let written = fill(path, source, progress);
     if written.is_err() && fresh {
@@ -256,7 +258,7 @@ fn holds_nothing_else(path: &Path, name: &str) -> Result<()> {
     if index.manifests.iter().all(ours) { Ok(()) } else { Err(other("holds other images")) }
 }
 
-fn fill(path: &Path, source: &Source<'_>, progress: &mut dyn Progress) -> Result<Written> {
+fn fill(path: &Path, source: Source<'_>, progress: &mut dyn Progress) -> Result<Written> {
     let blobs = path.join("blobs/sha256");
     let there = |sums: &Sums| {
         std::fs::symlink_metadata(blobs.join(sums.blob.to_string()))
@@ -266,7 +268,7 @@ fn fill(path: &Path, source: &Source<'_>, progress: &mut dyn Progress) -> Result
         Some(sums) => sums,
         None => {
             let place = blobs.join("layer");
-            let (out, sums) = layer(source, Output::create(&place, source.mode)?, &place, progress)?;
+            let (out, sums) = layer(&source, Output::create(&place, source.mode)?, &place, progress)?;
             out.commit_as(&OsString::from(sums.blob.to_string()))?;
             sums
         }

@@ -12,26 +12,27 @@ mod kubernetes;
 mod layout;
 mod output;
 mod settings;
+mod subject;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::{Scope, ScopedJoinHandle};
 
 use clap::{ArgGroup, CommandFactory, Parser};
 use jail_provision::error::{Error, Result};
-use jail_provision::jailroot::{Found, JailRoot};
-use jail_provision::manifest::Manifest;
-use jail_provision::state::State;
-use jail_provision::text;
+use jail_provision::host::RealHost;
+use jail_provision::{sbom, text};
 use serde_json::{Value, json};
 
-use self::contents::{Contents, Reader};
+use self::contents::Contents;
 use self::kubernetes::Kind;
 use self::layout::Source;
 use self::output::{Output, is_stream};
 use self::settings::Container;
+use self::subject::Subject;
+use crate::oci;
 use crate::progress::Line;
-use crate::run::Tool;
 use crate::say;
 
 const EXAMPLE: &str = "\
@@ -115,16 +116,9 @@ struct Made {
     digest: Option<String>,
 }
 
-/// The jail, held open, and what is known of it.
-struct Subject {
-    jail: JailRoot,
-    state: State,
-    manifest: Manifest,
-}
-
 fn run(cli: &Cli) -> Result<ExitCode> {
     check_usage(cli)?;
-    let subject = open(&cli.jail)?;
+    let subject = Subject::open(&cli.jail)?;
     // A dry run takes no lock: it must not write even that.
     let lock = if cli.dry_run {
         None
@@ -132,9 +126,17 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Some(subject.state.lock(&mut |holder| say::waiting("jail-export", holder))?)
     };
     let mut line = Line::new(cli.verbose && !cli.json && !writes_to_stream(cli));
-    let contents = Contents::of(&subject.jail, &subject.manifest)?;
     let container = container(cli, &subject)?;
-    let (made, more_notes) = write(cli, &subject, &contents, container.as_ref(), &mut line)?;
+    // The bill of material is asked of the package database, which takes as long as the layer: so both are done at once.
+    let (contents, made, more_notes) = std::thread::scope(|scope| {
+        let bill = match cli.oci.is_some() && !cli.dry_run {
+            true => Some(Bill::begin(scope, &subject)?),
+            false => None,
+        };
+        let contents = subject.contents()?;
+        let (made, notes) = write(cli, &subject, &contents, container.as_ref(), bill, &mut line)?;
+        Ok((contents, made, notes))
+    })?;
     line.clear();
     drop(lock);
     let notes: Vec<&String> =
@@ -173,36 +175,23 @@ fn check_usage(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &Path) -> Result<Subject> {
-    let tool = Tool::new("jail-export", false, false)?;
-    tool.require_manifest(path)?;
-    let Found::Jail(jail) = JailRoot::find(path)? else {
-        return Err(Error::failed(format!("there is no jail {}", text::quote(path))));
-    };
-    let state = tool.state(jail.path());
-    let Some(manifest) = state.manifest()? else {
-        return Err(Error::failed(format!("{} has no manifest", text::quote(path))));
-    };
-    if let Some(base) = &manifest.base {
-        return Err(Error::refused(format!(
-            "{} lies over the base {}, and an archive of its own few files would be none of the jail",
-            text::quote(path),
-            text::quote(&base.0)
-        ))
-        .hint("make a jail of the same sections without --base, and export that"));
+/// The software bill of material, while it is being made.
+struct Bill<'scope>(ScopedJoinHandle<'scope, Result<Value>>);
+
+impl<'scope> Bill<'scope> {
+    fn begin<'env>(scope: &'scope Scope<'scope, 'env>, subject: &'env Subject) -> Result<Self> {
+        let make = || sbom::cyclonedx(&subject.manifest, &RealHost::system());
+        let thread = std::thread::Builder::new().name("bill".to_owned()).spawn_scoped(scope, make);
+        thread.map(Self).map_err(|e| Error::failed(format!("no thread can be started: {}", text::reason(&e))))
     }
-    if manifest.generation.is_some() {
-        return Err(Error::refused(format!("{} is a base for jails, and no jail", text::quote(path)))
-            .hint("make a jail of the same sections, and export that"));
+
+    /// Puts it to the other labels of an image.
+    fn label(self, mut image: oci::Settings) -> Result<oci::Settings> {
+        let bill =
+            self.0.join().map_err(|_| Error::failed("the software bill of material was not made"))??;
+        image.labels.get_or_insert_default().insert(settings::BILL.to_owned(), bill.to_string());
+        Ok(image)
     }
-    if jail.identity()? != (manifest.device, manifest.inode) {
-        return Err(Error::refused(format!(
-            "{} is not the directory that jail-init made",
-            text::quote(path)
-        ))
-        .hint("'jail-check -j JAIL' says more"));
-    }
-    Ok(Subject { jail, state, manifest })
 }
 
 /// The settings, where an image or a Pod needs them.
@@ -210,8 +199,7 @@ fn container(cli: &Cli, subject: &Subject) -> Result<Option<Container>> {
     if cli.oci.is_none() && cli.kubernetes.is_none() {
         return Ok(None);
     }
-    let Subject { jail, state, manifest } = subject;
-    settings::container(jail, state, manifest, cli.user.as_deref()).map(Some)
+    settings::container(subject, cli.user.as_deref()).map(Some)
 }
 
 fn write(
@@ -219,9 +207,10 @@ fn write(
     subject: &Subject,
     contents: &Contents,
     container: Option<&Container>,
+    bill: Option<Bill<'_>>,
     line: &mut Line,
 ) -> Result<(Vec<Made>, Vec<String>)> {
-    let reader = Reader::new(&subject.jail);
+    let reader = subject.reader();
     let mode = if contents.is_private() { 0o600 } else { 0o644 };
     let name = kubernetes::object_name(subject.state.name());
     let image = cli.image.clone().unwrap_or_else(|| format!("localhost/{name}:latest"));
@@ -229,8 +218,9 @@ fn write(
     let mut notes = Vec::new();
     let mut digest = None;
     if let (Some(path), Some(container)) = (&cli.oci, container) {
-        if !cli.dry_run {
-            digest = Some(image_at(path, cli, subject, contents, container, &image, mode, line)?);
+        if let Some(bill) = bill {
+            let settings = Box::new(|| bill.label(container.image.clone()));
+            digest = Some(image_at(path, cli, subject, contents, settings, &image, mode, line)?);
         }
         made.push(Made { form: "oci", path: path.clone(), digest: digest.clone() });
         if let Some(profile) = &container.seccomp {
@@ -274,19 +264,18 @@ fn image_at(
     cli: &Cli,
     subject: &Subject,
     contents: &Contents,
-    container: &Container,
+    settings: Box<dyn FnOnce() -> Result<oci::Settings> + '_>,
     name: &str,
     mode: u32,
     line: &mut Line,
 ) -> Result<String> {
-    let reader = Reader::new(&subject.jail);
+    let reader = subject.reader();
     let key = cache::key(contents, cli.gzip);
     let known = if cli.afresh { None } else { cache::recall(&subject.state, key) };
-    let source =
-        Source { contents, reader: &reader, settings: &container.image, name, gzip: cli.gzip, known, mode };
+    let source = Source { contents, reader: &reader, settings, name, gzip: cli.gzip, known, mode };
     let is_file = path.extension().is_some_and(|extension| extension == "tar");
     let write = if is_file { layout::to_file } else { layout::to_directory };
-    let written = write(path, &source, line)?;
+    let written = write(path, source, line)?;
     if known.is_none() {
         cache::remember(&subject.state, contents, key, written.sums)?;
     }

@@ -6,12 +6,15 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use jail_provision::error::{Error, Result};
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
+
+/// The disk is told to begin whenever as much was written, so that it works while we do and not only when we wait for it.
+const WORTH_AN_EARLY_START: usize = 8 << 20;
 
 /// A file being written.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(crate) struct Output {
     file: File,
     path: PathBuf,
     place: Place,
+    /// Bytes that the disk was not told of.
+    untold: usize,
 }
 
 #[derive(Debug)]
@@ -46,7 +51,7 @@ impl Output {
         if is_stream(path) {
             let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3);
             let file = copy.map_err(|e| Error::io("write to", Path::new("standard output"), e))?;
-            return Ok(Self { file: file.into(), path: path.to_path_buf(), place: Place::Stream });
+            return Ok(Self { file: file.into(), path: path.to_path_buf(), place: Place::Stream, untold: 0 });
         }
         let failed = |e: Errno| Error::io("write", path, e);
         let Some(name) = path.file_name() else { return Err(failed(Errno::ISDIR)) };
@@ -60,7 +65,7 @@ impl Output {
         }
         let (file, temporary) = open_nameless(&directory, name, mode).map_err(failed)?;
         let place = Place::Named { directory, name: name.to_os_string(), temporary };
-        Ok(Self { file: file.into(), path: path.to_path_buf(), place })
+        Ok(Self { file: file.into(), path: path.to_path_buf(), place, untold: 0 })
     }
 
     /// Puts it in place; what had the name before is gone.
@@ -145,7 +150,14 @@ impl Drop for Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let written = self.file.write(bytes)?;
+        self.untold += written;
+        if self.untold >= WORTH_AN_EARLY_START && matches!(self.place, Place::Named { .. }) {
+            self.untold = 0;
+            // Only a hint; whether all of it is on the disk is asked at the end.
+            jail_sys::disk::begin_writing(self.file.as_fd()).unwrap_or_default();
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

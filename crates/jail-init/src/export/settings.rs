@@ -9,18 +9,18 @@ use std::path::Path;
 use jail_accounts::{group, passwd};
 use jail_confine::policy::file::{EntryFile, SectionEntry};
 use jail_confine::policy::values::{Limit, Seccomp, Violation};
-use jail_confine::policy::{Policy, Subject, merge};
+use jail_confine::policy::{self, Policy, merge};
 use jail_confine::seccomp::Builtin;
 use jail_confine::{admission, environment};
 use jail_provision::error::{Error, Result};
 use jail_provision::host::{Host as _, RealHost};
 use jail_provision::jailroot::JailRoot;
 use jail_provision::manifest::Manifest;
-use jail_provision::sbom;
 use jail_provision::state::State;
 use jail_provision::text;
 use serde_json::Value;
 
+use super::subject::Subject;
 use crate::oci;
 
 /// No account of the jail's: an image runs as nobody unless it is told who.
@@ -45,30 +45,30 @@ pub(crate) struct Container {
     pub(crate) notes: Vec<String>,
 }
 
+/// The label with the software bill of material; it comes to the others once the bill is made.
+pub(crate) const BILL: &str = "org.jailwright.sbom";
+
 /// The settings of a jail for one user of it, or for nobody.
 ///
 /// # Errors
 /// There is no such user, or the policy or the seccomp profile cannot be read.
-pub(crate) fn container(
-    jail: &JailRoot,
-    state: &State,
-    manifest: &Manifest,
-    name: Option<&str>,
-) -> Result<Container> {
-    let user = user(jail, name)?;
+pub(crate) fn container(subject: &Subject, name: Option<&str>) -> Result<Container> {
+    let Subject { jail, state, manifest, .. } = subject;
+    let user = user(subject, name)?;
     let policy = policy(jail, state, name)?;
     let seccomp = seccomp(&policy)?;
     let mut notes = Vec::new();
     not_carried(&policy, &mut notes);
-    let bill = sbom::cyclonedx(manifest, &RealHost::system())?;
-    let image = image_settings(&user, &policy, manifest, &bill);
+    let image = image_settings(&user, &policy, manifest);
     Ok(Container { user, policy, image, seccomp, notes })
 }
 
-fn user(jail: &JailRoot, name: Option<&str>) -> Result<User> {
+fn user(subject: &Subject, name: Option<&str>) -> Result<User> {
+    let jail = &subject.jail;
     let file = jail.read(Path::new("/etc/passwd"), 16 << 20).unwrap_or_default();
     let Some(name) = name else {
-        let shell = if jail.stat(Path::new("/bin/bash")).is_ok() { "/bin/bash" } else { "/bin/sh" };
+        let has_bash = subject.roots().iter().any(|root| root.stat(Path::new("/bin/bash")).is_ok());
+        let shell = if has_bash { "/bin/bash" } else { "/bin/sh" };
         let (home, shell) = ("/".to_owned(), shell.to_owned());
         return Ok(User { name: "nobody".to_owned(), uid: NOBODY, gid: NOBODY, home, shell });
     };
@@ -110,7 +110,7 @@ fn policy(jail: &JailRoot, state: &State, name: Option<&str>) -> Result<Policy> 
         .filter_map(|gid| group::by_gid(&groups, gid).map(|entry| entry.name.to_vec()))
         .collect();
     let jail = std::os::unix::ffi::OsStrExt::as_bytes(jail.path().as_os_str());
-    merge(&file, Some(&sections), jail, Subject { user, groups: &groups }).map_err(Error::profile)
+    merge(&file, Some(&sections), jail, policy::Subject { user, groups: &groups }).map_err(Error::profile)
 }
 
 /// The profile as an engine reads it. What our floor adds is not in it: the engine's own default leaves most of that out too.
@@ -148,7 +148,7 @@ fn answering(json: Vec<u8>, violation: Violation) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(&profile).map_err(failed)
 }
 
-fn image_settings(user: &User, policy: &Policy, manifest: &Manifest, bill: &Value) -> oci::Settings {
+fn image_settings(user: &User, policy: &Policy, manifest: &Manifest) -> oci::Settings {
     let env = [
         ("PATH", environment::PATH),
         ("HOME", &user.home),
@@ -158,7 +158,6 @@ fn image_settings(user: &User, policy: &Policy, manifest: &Manifest, bill: &Valu
     ];
     let labels = BTreeMap::from([
         ("org.jailwright.sections".to_owned(), manifest.sections.join(" ")),
-        ("org.jailwright.sbom".to_owned(), bill.to_string()),
         ("org.jailwright.network".to_owned(), policy.network.to_string()),
         ("org.jailwright.env".to_owned(), policy.env.join(" ")),
         ("org.jailwright.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
