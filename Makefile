@@ -38,7 +38,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh jail-run probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 install install-compat uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh jail-run probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 test-initramfs test-fleet install install-compat uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -88,6 +88,10 @@ test-faults: ## every system call of a provisioning fails once, each way (four m
 
 test-systemd: ## logins on a host that systemd runs, booted by systemd-nspawn (slow, root)
 	@tests/systemd
+
+test-initramfs: ## a jail exported with --cpio boots in an emulated machine (slow, root)
+	$(CARGO) build --locked -q -p jail-init
+	@tests/initramfs
 
 test-fleet: ## the Ansible role against three hosts made on this machine (slow, root)
 	$(CARGO) build --locked -q -p jail-init -p jail-user

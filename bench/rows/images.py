@@ -63,13 +63,14 @@ def export(world, watch, options, jail, out):
 
 def bring_in(world, watch, options, jail, out):
     image, plain = out / "image.tar", out / "theirs.tar"
-    new = {}
+    new, old = {}, []
 
+    # What was unpacked is removed at the end only: for a minute ext4 takes no inode of a removed file again, and whoever comes
+    # next would be charged with its looking for others.
     def into(key, make):
         def before(_):
-            if key in new and make:
-                shutil.rmtree(new[key], ignore_errors=True)
             new[key] = world.fresh(key)
+            old.append(new[key])
             if make:
                 new[key].mkdir()
         return before
@@ -81,4 +82,6 @@ def bring_in(world, watch, options, jail, out):
         Contestant("tar alone", lambda _: shell('tar -C "$1" -xpf "$2"', new["u"], plain), into("u", True)),
     ], options.rounds)
     row.at_most(8, 1.3, "--from-oci", "tar + sync")
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
     return row
