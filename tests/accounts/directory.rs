@@ -54,23 +54,36 @@ fn known(scratch: &Scratch) -> Option<Known> {
     add("passwd", format!("{name}:x:{uid}:{uid}:Dir Ectory:{}:{shell}", home.display()), 0o644);
     add("group", format!("{name}:x:{uid}:\n{group}:x:{}:{name}", uid + 1), 0o644);
     add("shadow", format!("{name}:*:19000:0:99999:7:::"), 0o600);
-    let switch = std::fs::read_to_string("/etc/nsswitch.conf").expect("read");
-    if !switch.contains("extrausers") {
-        let lines = ["passwd", "group", "shadow"].map(|base| format!("{base}: files extrausers\n")).concat();
-        let rest: String = switch
-            .lines()
-            .filter(|line| !["passwd:", "group:", "shadow:"].iter().any(|base| line.starts_with(base)))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        std::fs::write("/etc/nsswitch.conf.new", lines + &rest).expect("write");
-        std::fs::rename("/etc/nsswitch.conf.new", "/etc/nsswitch.conf").expect("rename");
-    }
+    ask_also("extrausers");
     std::fs::create_dir_all(home.join(".ssh")).expect("mkdir");
     std::fs::write(home.join(".ssh/authorized_keys"), scratch.sshd().public_key()).expect("write");
     for path in [home.clone(), home.join(".ssh"), home.join(".ssh/authorized_keys")] {
         chown(&path, Some(uid), Some(uid)).expect("chown");
     }
     Some(Known { name, uid, group, home })
+}
+
+/// Has the host's name service ask one more module; the caller holds [`FILES`].
+fn ask_also(module: &str) {
+    let switch = std::fs::read_to_string("/etc/nsswitch.conf").expect("read");
+    let bases = ["passwd:", "group:", "shadow:"];
+    let was = switch.lines().find(|line| line.starts_with("passwd:")).unwrap_or_default();
+    let mut modules: Vec<&str> = vec!["files"];
+    modules.extend(["extrausers", "ldap"].iter().filter(|known| was.contains(**known) || **known == module));
+    let lines = bases.map(|base| format!("{base} {}\n", modules.join(" "))).concat();
+    let rest: String = switch
+        .lines()
+        .filter(|line| !bases.iter().any(|base| line.starts_with(base)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write("/etc/nsswitch.conf.new", lines + &rest).expect("write");
+    std::fs::rename("/etc/nsswitch.conf.new", "/etc/nsswitch.conf").expect("rename");
+}
+
+/// One more module, while nobody else edits the same files.
+pub(crate) fn ask(module: &str) {
+    let _one_at_a_time = FILES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    ask_also(module);
 }
 
 const NO_MODULE: &str = "libnss-extrausers is not installed";

@@ -10,6 +10,7 @@ mod edits;
 mod faults;
 mod homes;
 mod jailkit;
+mod ldap;
 mod refusals;
 mod relocate;
 mod setting;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         create::TESTS,
         directory::TESTS,
         compat::TESTS,
+        ldap::TESTS,
         jailkit::TESTS,
         relocate::TESTS,
         refusals::TESTS,
