@@ -7,8 +7,11 @@ use jailwright_tests::{Done, Output, Run, Scratch, Test, User, skip, test};
 use crate::edits::json;
 use crate::setting::line_of;
 
-pub(crate) const TESTS: &[Test] =
-    &[test!(scratch there_and_back), test!(scratch a_list_of_commands_comes_along)];
+pub(crate) const TESTS: &[Test] = &[
+    test!(scratch there_and_back),
+    test!(scratch a_list_of_commands_comes_along),
+    test!(scratch all_of_a_jail_and_back),
+];
 
 const NO_JAILKIT: &str = "Debian's jailkit is not installed";
 
@@ -113,5 +116,57 @@ fn a_list_of_commands_comes_along(scratch: &Scratch) -> Done {
     assert_ne!(user.ssh("id").run().status, 0, "nothing else can be run");
     jail_user(scratch, &["--back", &user.name]).ok();
     copy("back-again");
+    Ok(())
+}
+
+/// Every account of a jail at once; one that cannot come keeps nobody else, and other jails are left alone.
+fn all_of_a_jail_and_back(scratch: &Scratch) -> Done {
+    if !jailwright_tests::command::have("jk_init") {
+        return skip(NO_JAILKIT);
+    }
+    let (jail, elsewhere) = (their_jail(scratch, &["basicshell"]), their_jail(scratch, &["basicshell"]));
+    let users = [their_user(scratch, &jail, "/bin/bash"), their_user(scratch, &jail, "/bin/bash")];
+    let (stays, foul) =
+        (their_user(scratch, &elsewhere, "/bin/bash"), their_user(scratch, &jail, "/bin/bash"));
+    // A home that is another's.
+    Run::new("chown").args(["-h", "65534"]).arg(&foul.home).run().ok();
+    say_in_ini("jk_chrootsh.ini", &format!("\n[{}]\nenv = TERM, MY_OWN\n", users[0].name));
+    let lines: Vec<_> = users.iter().map(|user| line_of("/etc/passwd", &user.name)).collect();
+    let (foul_line, stays_line) = (line_of("/etc/passwd", &foul.name), line_of("/etc/passwd", &stays.name));
+    let in_jail = ["--all", "-j", jail.to_str().expect("text")];
+
+    let shown = jail_user(scratch, &[&["--from-jailkit", "--dry-run"], &in_jail[..]].concat());
+    for user in &users {
+        assert!(shown.text().contains(&user.name), "{}", shown.text());
+    }
+    assert!(!shown.text().contains(&stays.name), "another jail's: {}", shown.text());
+    let named = jail_user(scratch, &["--from-jailkit", "-j", jail.to_str().expect("text"), &stays.name]);
+    assert_eq!(named.status, 1);
+    assert!(named.errors().contains("is in the jail"), "{}", named.errors());
+
+    let said = jail_user(scratch, &[&["--from-jailkit", "--json"], &in_jail[..]].concat());
+    assert_eq!((said.status, json(&said)["changed"] == true), (4, true), "{}", said.errors());
+    assert_eq!(line_of("/etc/passwd", &foul.name), foul_line, "what cannot come stays jailkit's");
+    assert_eq!(line_of("/etc/passwd", &stays.name), stays_line);
+    for user in &users {
+        let line = line_of("/etc/passwd", &user.name).expect("there");
+        assert!(line.ends_with(":/usr/local/sbin/jail-sh"), "{line}");
+        assert_eq!(user.ssh("pwd").run().ok().text(), format!("/home/{}", user.name));
+    }
+    let carried = std::fs::read_to_string("/etc/jailwright/from-jailkit.toml").expect("there");
+    assert!(carried.contains(&users[0].name) && !carried.contains(&foul.name), "{carried}");
+    let again = jail_user(scratch, &[&["--from-jailkit", "--json"], &in_jail[..]].concat());
+    assert_eq!(json(&again)["changed"], false, "{}", again.errors());
+
+    let back = jail_user(scratch, &[&["--back", "--json"], &in_jail[..]].concat()).ok();
+    assert_eq!(json(&back)["changed"], true);
+    for (user, line) in users.iter().zip(lines) {
+        assert_eq!(line_of("/etc/passwd", &user.name), line, "line for line");
+        user.ssh("true").run().ok();
+    }
+    let carried = std::fs::read_to_string("/etc/jailwright/from-jailkit.toml").expect("there");
+    assert!(!carried.contains(&users[0].name), "{carried}");
+    let again = jail_user(scratch, &[&["--back", "--json"], &in_jail[..]].concat()).ok();
+    assert_eq!(json(&again)["changed"], false);
     Ok(())
 }

@@ -5,12 +5,14 @@
 mod bench;
 mod compat;
 mod create;
+mod deaths;
 mod directory;
 mod edits;
 mod faults;
 mod homes;
 mod jailkit;
 mod ldap;
+mod odd;
 mod refusals;
 mod relocate;
 mod setting;
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         create::TESTS,
         directory::TESTS,
         compat::TESTS,
+        odd::TESTS,
+        deaths::TESTS,
         ldap::TESTS,
         jailkit::TESTS,
         relocate::TESTS,

@@ -128,10 +128,16 @@ impl Settings {
 /// What a file of ours begins with.
 const HEAD: &str = "# What jail-user --from-jailkit carried over; --back takes it out again. jail-sh.toml comes before it.\n";
 
+/// The first line of a user's table.
+#[must_use]
+pub fn header(user: &str) -> String {
+    format!("[user.{}]", toml_text::string(user))
+}
+
 /// The file with a user's table put in, replaced, or (without lines) taken out.
 #[must_use]
 pub fn with_user(file: &str, user: &str, lines: &[String]) -> String {
-    let header = format!("[user.{}]", toml_text::string(user));
+    let header = header(user);
     let mut kept = String::new();
     let mut ours = false;
     for line in file.lines() {

@@ -140,6 +140,22 @@ pub fn write(host: &Host, users: &[(OsString, Vec<String>)]) -> Result<(), Troub
     })
 }
 
+/// Accounts that are jailkit's and have settings carried over all the same.
+pub fn left_over(host: &Host) -> Result<Vec<OsString>, Trouble> {
+    let file = std::fs::read(host.config.join(FILE)).unwrap_or_default();
+    let file = String::from_utf8_lossy(&file);
+    let carried: std::collections::HashSet<&str> =
+        file.lines().filter(|line| line.starts_with("[user.")).collect();
+    if carried.is_empty() {
+        return Ok(Vec::new());
+    }
+    let passwd = Files::read(host)?.passwd.bytes;
+    let theirs = passwd::entries(&passwd).filter(is_theirs).map(|entry| OsStr::from_bytes(entry.name));
+    let has_table =
+        |user: &&OsStr| user.to_str().is_some_and(|user| carried.contains(jailkit::header(user).as_str()));
+    Ok(theirs.filter(has_table).map(OsStr::to_owned).collect())
+}
+
 /// What is said of an account's settings, in a dry run and after.
 #[must_use]
 pub fn told(settings: &Settings) -> Vec<String> {

@@ -81,6 +81,13 @@ impl Outcome {
         Self { actions: vec![format!("{} {why}: nothing changed", quoted(user))], ..Self::new(user, jail) }
     }
 
+    /// What an earlier run had begun with it is done now.
+    #[must_use]
+    pub fn finished(user: &OsStr, jail: &Path) -> Self {
+        let what = format!("{}: what an earlier run had begun is done now", quoted(user));
+        Self { changed: true, actions: vec![what], ..Self::new(user, jail) }
+    }
+
     /// It is jailed now.
     #[must_use]
     pub fn jailed(record: &Record, before: Option<&Record>, jail: &Path, warnings: &[String]) -> Self {

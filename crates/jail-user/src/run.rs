@@ -359,16 +359,22 @@ fn back(
     let found = in_the_jail_named(cli, migrate::came_from_jailkit(host, users, cli.all)?)?;
     let mut outcomes = found.outcomes;
     for (path, accounts) in found.jails {
-        let users: Vec<OsString> = accounts.into_iter().map(|(user, _)| user).collect();
+        let going: Vec<OsString> = accounts.into_iter().map(|(user, _)| user).collect();
         if cli.dry_run {
-            outcomes.extend(dry_records(host, &path, &users, |record| Outcome::released(record, &path))?);
+            outcomes.extend(dry_records(host, &path, &going, |record| Outcome::released(record, &path))?);
             continue;
         }
-        let done = open_for_leaving(cli, host, services, &path)?.release(&users, cli.force);
+        let done = open_for_leaving(cli, host, services, &path)?.release(&going, cli.force);
         let gone = done.iter().filter(|outcome| outcome.error.is_none());
         let gone: Vec<_> = gone.map(|outcome| (outcome.user.as_os_str().to_owned(), Vec::new())).collect();
         migrate::write(host, &gone)?;
         outcomes.extend(done);
+    }
+    if !cli.dry_run {
+        // What a run that was killed between the two left.
+        let left = migrate::left_over(host)?;
+        let left = left.into_iter().filter(|user| cli.all || users.contains(user));
+        migrate::write(host, &left.map(|user| (user, Vec::new())).collect::<Vec<_>>())?;
     }
     Ok(outcomes)
 }

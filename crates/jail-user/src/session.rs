@@ -49,6 +49,8 @@ pub struct Session<'a> {
     records: Records,
     /// Accounts that a killed run left in the midst of a change which could not be brought to an end, and why.
     stuck: HashMap<Text, Trouble>,
+    /// Accounts whose release or removal, begun by a killed run, has just been brought to its end.
+    ended: HashSet<Text>,
     /// The jail that accounts are being moved out of.
     partner: Option<Box<Session<'a>>>,
 }
@@ -85,11 +87,22 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
+    fn with(
+        host: &'a Host,
+        services: Option<&'a dyn Services>,
+        jail_path: PathBuf,
+        jail: Option<Jail>,
+        records: Records,
+    ) -> Self {
+        let (stuck, ended) = (HashMap::new(), HashSet::new());
+        Self { host, services, jail_path, jail, records, stuck, ended, partner: None }
+    }
+
     fn locked(host: &'a Host, services: Option<&'a dyn Services>, path: &Path) -> Result<Self, Trouble> {
         let jail = Jail::open(path)?;
         let records = Records::lock(&host.state, &jail.path, &jail.name)?;
-        let (jail_path, stuck) = (jail.path.clone(), HashMap::new());
-        Ok(Self { host, services, jail_path, jail: Some(jail), records, stuck, partner: None })
+        let jail_path = jail.path.clone();
+        Ok(Self::with(host, services, jail_path, Some(jail), records))
     }
 
     /// Opens the records of a jail that is no longer there.
@@ -102,15 +115,7 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Trouble::usage(format!("{} is not an absolute path", quoted(path.as_os_str()))))?;
         let name = convention::jail_name(path.as_os_str().as_bytes());
         let records = Records::lock(&host.state, &path, &name)?;
-        Ok(Self {
-            host,
-            services,
-            jail_path: path,
-            jail: None,
-            records,
-            stuck: HashMap::new(),
-            partner: None,
-        })
+        Ok(Self::with(host, services, path, None, records))
     }
 
     /// The jail's path.
@@ -378,8 +383,7 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Trouble::failed(format!("another run works on {}", quoted(path.as_os_str()))))?;
         let jail = Jail::open(path).ok();
         let (host, services) = (self.host, self.services);
-        let (jail_path, stuck) = (path.to_owned(), HashMap::new());
-        Session { host, services, jail_path, jail, records, stuck, partner: None }.forget(&origin.record)
+        Session::with(host, services, path.to_owned(), jail, records).forget(&origin.record)
     }
 
     /// Drops an account that is in another jail now.
@@ -548,6 +552,9 @@ impl<'a> Session<'a> {
                     outcomes.push(Outcome::failed(user, &self.jail_path, why));
                 }
                 (Some(record), _) => records.push(prepare(record.clone())),
+                (None, _) if self.ended.contains(&Text::from(user.as_bytes())) => {
+                    outcomes.push(Outcome::finished(user, &self.jail_path));
+                }
                 (None, _) => outcomes.push(self.unknown_to_us(user)),
             }
         }

@@ -73,7 +73,12 @@ impl Session<'_> {
         for record in records {
             let who = quoted(record.user.as_os_str());
             match failures.iter().find(|(user, _)| user == record.user.as_os_str()) {
-                None => notes.push(format!("{done} {who} {after}").trim_end().to_owned()),
+                None => {
+                    notes.push(format!("{done} {who} {after}").trim_end().to_owned());
+                    if record.phase != Phase::Adding {
+                        self.ended.insert(record.user.clone());
+                    }
+                }
                 Some((_, trouble)) => {
                     notes.push(format!("cannot end what an earlier run had begun with {who}: {trouble}"));
                     let phase = self.records.get(&record.user.0).map(|record| record.phase);
