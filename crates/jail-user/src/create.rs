@@ -47,7 +47,13 @@ pub fn arguments(shell: &Path, home: HomeChoice, user: &OsStr) -> Vec<OsString> 
 
 /// Makes an account.
 pub fn useradd(host: &Host, shell: &Path, home: HomeChoice, user: &OsStr) -> Result<(), Trouble> {
-    run(host.useradd.as_ref(), "useradd", &arguments(shell, home, user))
+    run(host.useradd.as_ref(), "useradd", &arguments(shell, home, user)).map_err(|trouble| {
+        // useradd says so, and would put nobody into a group that others may be in.
+        match trouble.sentence.contains("group") && trouble.sentence.contains("exists") {
+            true => trouble.hint(format!("if nobody needs that group: groupdel {}", quoted(user))),
+            false => trouble,
+        }
+    })
 }
 
 /// Deletes an account, but not its home.

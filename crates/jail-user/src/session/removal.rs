@@ -5,7 +5,9 @@ use std::path::Path;
 
 use jail_accounts::passwd;
 
+use super::lines::leave_jailed;
 use super::{Failures, Session};
+use crate::books;
 use crate::create;
 use crate::home::{self, Place};
 use crate::manager;
@@ -14,6 +16,14 @@ use crate::record::{Home, Phase, Record, UserManager};
 use crate::report::Outcome;
 use crate::trouble::{Trouble, quoted, quoted_bytes};
 use crate::view::Files;
+
+/// How an account came to be no more.
+enum Deleted {
+    /// By userdel, just now.
+    ByUserdel,
+    /// It was not in passwd any more, by whatever.
+    Before,
+}
 
 impl Session<'_> {
     /// Deletes accounts that we put into this jail.
@@ -55,13 +65,19 @@ impl Session<'_> {
         self.records.save()?;
         let files = Files::read(self.host)?;
         let mut gone = Vec::new();
+        let mut half = Vec::new();
         for record in records {
             match self.delete_account(record, &files) {
-                Ok(()) => gone.push(record),
+                Ok(Deleted::ByUserdel) => gone.push(record),
+                Ok(Deleted::Before) => {
+                    gone.push(record);
+                    half.push(record);
+                }
                 // userdel may fail with its work half done: what passwd says of the account counts.
                 Err(trouble) if self.is_gone(record)? => {
                     complain!("jail-user: {} is deleted, but {trouble}", quoted(record.user.as_os_str()));
                     gone.push(record);
+                    half.push(record);
                 }
                 Err(trouble) => {
                     failures.push((record.user.as_os_str().to_owned(), trouble));
@@ -76,6 +92,7 @@ impl Session<'_> {
             .map(|(record, was)| (record.uid, record.user.clone(), UserManager { lingered: false, ..was }))
             .collect();
         manager::unmask(self.host, self.services, &managed)?;
+        self.leave_group(&half)?;
         self.clear_jail(&gone)?;
         self.unplace(&gone)?;
         for record in gone {
@@ -93,9 +110,20 @@ impl Session<'_> {
         Ok(passwd::by_name(&Files::read(self.host)?.passwd.bytes, &record.user.0).is_none())
     }
 
-    fn delete_account(&self, record: &Record, files: &Files) -> Result<(), Trouble> {
+    /// userdel takes an account out of passwd first; where it got no further, our own group is for us to clear.
+    fn leave_group(&self, records: &[&Record]) -> Result<(), Trouble> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        books::edit_host(self.host, |books| {
+            records.iter().for_each(|record| leave_jailed(books, &record.user.0));
+            Ok(())
+        })
+    }
+
+    fn delete_account(&self, record: &Record, files: &Files) -> Result<Deleted, Trouble> {
         match passwd::by_name(&files.passwd.bytes, &record.user.0) {
-            None => Ok(()),
+            None => Ok(Deleted::Before),
             Some(entry) if entry.uid != record.uid => Err(Trouble::unsafe_to(format!(
                 "{} has uid {} now, and had {} when it was jailed",
                 quoted_bytes(entry.name),
@@ -103,7 +131,7 @@ impl Session<'_> {
                 record.uid
             ))
             .hint("delete it by userdel, if it is the one that you mean")),
-            Some(_) => create::userdel(self.host, record.user.as_os_str()),
+            Some(_) => create::userdel(self.host, record.user.as_os_str()).map(|()| Deleted::ByUserdel),
         }
     }
 
