@@ -9,6 +9,7 @@ mod adopt;
 mod cells;
 pub mod check;
 pub mod cp;
+mod diff;
 pub mod export;
 pub mod host;
 pub mod image;

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use jail_provision::entry::{EntryNeeds, Network};
-use jail_provision::plan::{Action, Cause, Kept, Step};
+use jail_provision::plan::{Action, Cause, Kept};
 use jail_provision::provision::Outlook;
 use jail_provision::text;
 use serde_json::{Value, json};
 
 use crate::run::Done;
-use crate::say;
+use crate::{diff, say};
 
 /// What jail-init says at the end: the changes, what an entry will get, and what to do next.
 pub(crate) fn whole(done: &Done) -> String {
@@ -33,7 +33,7 @@ pub(crate) fn changes(done: &Done) -> String {
     let mut out = String::new();
     if done.dry_run {
         for step in &outlook.plan.steps {
-            writeln!(out, "{}", describe(step)).unwrap_or_default();
+            out.push_str(&diff::of(step, outlook));
         }
     }
     for (path, kept) in &outlook.plan.kept {
@@ -71,23 +71,7 @@ fn removed_steps(outlook: &Outlook) -> usize {
     outlook.plan.steps.iter().filter(|step| step.cause == Cause::Unwanted).count()
 }
 
-/// One step, for a person.
-fn describe(step: &Step) -> String {
-    let what = match &step.action {
-        Action::Directory => "directory",
-        Action::Copy { .. } => "copy     ",
-        Action::Link { .. } => "hard link",
-        Action::Write { .. } => "write    ",
-        Action::Accounts { .. } => "accounts ",
-        Action::Symlink { .. } => "link     ",
-        Action::Device { .. } => "device   ",
-        Action::Remove => "remove   ",
-    };
-    let cause = cause_words(step.cause);
-    format!("{what} {} ← {} ({cause})", text::encode(&step.path), step.why)
-}
-
-fn cause_words(cause: Cause) -> &'static str {
+pub(crate) fn cause_words(cause: Cause) -> &'static str {
     match cause {
         Cause::New => "new",
         Cause::Missing => "was missing from the jail",

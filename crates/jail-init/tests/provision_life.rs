@@ -38,7 +38,7 @@ fn a_dry_run_writes_nothing_and_says_why() {
     let scratch = Scratch::new();
     let before = scratch.everything();
     let run = scratch.init(&["--dry-run", "shell"]).ok();
-    assert!(run.out.contains("/usr/bin/cat ← section shell (new)"), "{run:#?}");
+    assert!(run.out.contains("/usr/bin/cat ← section shell (new, "), "{run:#?}");
     assert_eq!(scratch.everything(), before);
     let json = scratch.init(&["--dry-run", "--json", "shell"]).ok();
     let value: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");

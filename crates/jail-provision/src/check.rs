@@ -1,21 +1,25 @@
 //! What is wrong with a jail: every file against the manifest, whole content, and everything in it that is not ours.
 //!
 //! Nothing is trusted but the manifest, which lies outside the jail. Libraries are looked for with the jail as the root, so
-//! the answer is the one that a program in the jail will get.
+//! the answer is the one that a program in the jail will get. No part of the work waits for another, so all of it is a list
+//! of jobs for a few threads.
 
-use std::collections::{BTreeSet, HashMap};
+mod accounts;
+mod record;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
+
 use crate::crew::side_by_side;
-use crate::digest::Digest;
-use crate::error::Result;
-use crate::host::{Host, RealHost, Stat};
+use crate::error::{Error, Result};
+use crate::host::{Host, Kind, RealHost, Stat};
 use crate::jailroot::{self, Found, JailRoot};
-use crate::manifest::{Manifest, Record, Stamp, What};
-use crate::plan::same_state;
+use crate::manifest::{Manifest, PathText, Record, What};
 use crate::resolve::Resolver;
 use crate::text;
 
@@ -39,7 +43,7 @@ pub enum Fault {
     Outdated,
     /// Not put there by us.
     Foreign,
-    /// set-uid, set-gid or a device, not asked for.
+    /// set-uid, set-gid, file capabilities or a device, not asked for.
     Privileged,
     /// Others may write to it.
     Writable,
@@ -82,199 +86,138 @@ pub fn check(manifest: &Manifest) -> Result<Vec<Finding>> {
         Ok(Found::Nothing) => return Ok(vec![whole(Fault::Missing, "the jail is not there")]),
         Err(error) => return Ok(vec![whole(Fault::UnsafePath, &error.message)]),
     };
-    let mut checker =
-        Checker { manifest, jail: &jail, contents: contents(manifest, &jail), findings: Vec::new() };
-    checker.identity()?;
-    for (path, record) in &manifest.files {
-        checker.record(&path.0, record)?;
-    }
-    checker.walk()?;
-    checker.programs();
-    checker.findings.sort();
-    checker.findings.dedup();
-    Ok(checker.findings)
-}
-
-/// The digest of every file of ours, whole content, read by as many threads as are worth it.
-fn contents<'a>(manifest: &'a Manifest, jail: &JailRoot) -> HashMap<&'a Path, Result<Digest>> {
-    let files: Vec<&Path> = manifest
-        .files
-        .iter()
-        .filter(|(_, record)| matches!(record.what, What::File { .. }))
-        .map(|(path, _)| path.0.as_path())
-        .collect();
-    let mut contents = HashMap::with_capacity(files.len());
-    side_by_side(
-        &files,
-        |path| jail.digest(path),
-        |path, digest| {
-            contents.insert(*path, digest);
+    let checker = Checker { manifest, jail: &jail, host: RealHost::system() };
+    let mut findings = Findings(checker.identity()?);
+    let mut outcome = Ok(());
+    let work = |job: &Job<'_>| checker.job(job);
+    side_by_side(&checker.jobs(), work, |_, found| match found {
+        Ok(found) => {
+            findings.0.extend(found.0);
             ControlFlow::Continue(())
-        },
-    );
-    contents
+        }
+        Err(error) => {
+            outcome = Err(error);
+            ControlFlow::Break(())
+        }
+    });
+    outcome?;
+    findings.0.sort();
+    findings.0.dedup();
+    Ok(findings.0)
 }
 
 fn whole(fault: Fault, detail: &str) -> Finding {
     Finding { path: PathBuf::from("/"), fault, detail: detail.to_owned() }
 }
 
+/// What a job found; most find nothing.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, path: &Path, fault: Fault, detail: impl Into<String>) {
+        self.0.push(Finding { path: path.to_path_buf(), fault, detail: detail.into() });
+    }
+}
+
+/// A part of the work that waits for no other one.
+enum Job<'m> {
+    /// Whether every program can start in the jail.
+    Programs,
+    /// What lies in the jail and is not ours.
+    Foreign,
+    /// passwd and group.
+    Accounts,
+    /// One path of ours.
+    Record(&'m PathText, &'m Record),
+}
+
 struct Checker<'a> {
     manifest: &'a Manifest,
     jail: &'a JailRoot,
-    /// Not yet compared.
-    contents: HashMap<&'a Path, Result<Digest>>,
-    findings: Vec<Finding>,
+    host: RealHost,
 }
 
-impl Checker<'_> {
-    fn find(&mut self, path: &Path, fault: Fault, detail: impl Into<String>) {
-        self.findings.push(Finding { path: path.to_path_buf(), fault, detail: detail.into() });
+impl<'a> Checker<'a> {
+    /// The long ones first, so that no thread is left alone with one at the end.
+    fn jobs(&self) -> Vec<Job<'a>> {
+        let records = self.manifest.files.iter().map(|(path, record)| Job::Record(path, record));
+        [Job::Programs, Job::Foreign, Job::Accounts].into_iter().chain(records).collect()
     }
 
-    fn identity(&mut self) -> Result<()> {
+    fn job(&self, job: &Job<'_>) -> Result<Findings> {
+        match job {
+            Job::Programs => Ok(self.programs()),
+            Job::Foreign => self.foreign(),
+            Job::Accounts => self.accounts(),
+            Job::Record(path, record) => self.record(&path.0, record),
+        }
+    }
+
+    fn identity(&self) -> Result<Vec<Finding>> {
+        let mut findings = Findings::default();
         if self.jail.identity()? != (self.manifest.device, self.manifest.inode) {
             let detail = "another directory stands here than the one that was provisioned";
-            self.find(Path::new("/"), Fault::OtherDirectory, detail);
+            findings.add(Path::new("/"), Fault::OtherDirectory, detail);
         }
         if !self.manifest.pending.is_empty() {
-            self.find(Path::new("/"), Fault::Unfinished, "a run was cut short; jail-update finishes it");
+            findings.add(Path::new("/"), Fault::Unfinished, "a run was cut short; jail-update finishes it");
         }
-        Ok(())
+        Ok(findings.0)
     }
 
-    fn record(&mut self, path: &Path, record: &Record) -> Result<()> {
-        let Ok(stat) = self.jail.lstat(path) else {
-            self.find(path, Fault::Missing, format!("missing ({})", record.why));
-            return Ok(());
-        };
-        let right_kind = match &record.what {
-            What::Directory => stat.is_dir(),
-            What::File { .. } | What::Accounts { .. } => stat.is_file(),
-            What::Symlink { .. } => stat.is_symlink(),
-            What::Device { device, .. } => stat.rdev == *device,
-        };
-        if !right_kind {
-            self.find(path, Fault::Tampered, "something of another kind has taken its place");
-            return Ok(());
-        }
-        let linked = matches!(record.what, What::File { linked: true, .. });
-        let link = matches!(record.what, What::Symlink { .. });
-        if !linked && !link && (stat.uid, stat.gid, stat.mode) != (record.uid, record.gid, record.mode) {
-            let (was, is) = (
-                owner_and_mode(record.uid, record.gid, record.mode),
-                owner_and_mode(stat.uid, stat.gid, stat.mode),
-            );
-            self.find(path, Fault::Permissions, format!("owner and mode are {is}, were {was}"));
-        }
-        match &record.what {
-            What::File { digest, .. } => {
-                let now = self.contents.remove(path).unwrap_or_else(|| self.jail.digest(path))?;
-                if now != *digest {
-                    self.find(path, Fault::Tampered, "the content is not what was put there");
-                }
-                self.source(path, record, linked);
-            }
-            What::Symlink { target } => {
-                if self.jail.read_link(path).map_or(true, |now| now != target.0) {
-                    self.find(path, Fault::Tampered, "the link leads elsewhere than it did");
-                } else if self.jail.stat(path).is_err() && RealHost::system().stat(path).is_ok() {
-                    self.find(
-                        path,
-                        Fault::BrokenLink,
-                        format!("leads to {}, which the jail lacks", text::quote(&target.0)),
-                    );
-                }
-            }
-            What::Accounts { lines } => self.accounts(path, lines),
-            What::Directory | What::Device { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn source(&mut self, path: &Path, record: &Record, linked: bool) {
-        let Some(source) = &record.source else { return };
-        match RealHost::system().lstat(&source.path.0) {
-            Ok(now) if same_state(source.stamp, Stamp::from(&now), linked) => {}
-            Ok(_) => {
-                self.find(path, Fault::Outdated, "the host's file has changed since; jail-update renews it")
-            }
-            Err(_) => self.find(path, Fault::Outdated, "the host's file is gone"),
-        }
-    }
-
-    fn accounts(&mut self, path: &Path, lines: &std::collections::BTreeMap<String, String>) {
-        let content = self.jail.read(path, 16 << 20).unwrap_or_default();
-        let content = String::from_utf8_lossy(&content).into_owned();
-        for (name, line) in lines {
-            let now = content.lines().find(|l| l.split(':').next() == Some(name));
-            match now {
-                None => self.find(path, Fault::Account, format!("the line of '{name}' is gone")),
-                // Home and shell may differ in a jail; who a name is may not.
-                Some(now) if now.split(':').nth(2) != line.split(':').nth(2) => {
-                    self.find(path, Fault::Account, format!("'{name}' has another number than on the host"));
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// Everything that lies in the jail's own directories.
-    fn walk(&mut self) -> Result<()> {
-        let skip: BTreeSet<&Path> = NOT_OURS.iter().map(Path::new).collect();
+    /// Everything that lies in the jail's own directories and that the manifest does not name.
+    fn foreign(&self) -> Result<Findings> {
+        let ours: HashSet<&[u8]> =
+            self.manifest.files.keys().map(|path| path.0.as_os_str().as_bytes()).collect();
+        let mut findings = Findings::default();
         let mut todo = vec![PathBuf::from("/")];
         while let Some(dir) = todo.pop() {
-            let io = |e: std::io::Error| crate::error::Error::io("read", &self.jail.outside(&dir), e);
-            for name in self.jail.read_dir(&dir).map_err(io)? {
+            let entries =
+                self.jail.entries(&dir).map_err(|e| Error::io("read", &self.jail.outside(&dir), e))?;
+            for (name, kind) in entries {
                 let path = dir.join(&name);
-                let Ok(stat) = self.jail.lstat(&path) else { continue };
-                self.entry(&path, &stat);
-                if stat.is_dir() && !skip.contains(path.as_path()) {
+                if !ours.contains(path.as_os_str().as_bytes()) {
+                    self.foreign_entry(&path, &mut findings);
+                }
+                if kind == FileType::Directory && !is_not_ours(&path) {
                     todo.push(path);
                 }
             }
         }
-        Ok(())
+        Ok(findings)
     }
 
-    fn entry(&mut self, path: &Path, stat: &Stat) {
-        let record = self.manifest.get(path);
-        let mode = record.map_or(0, |record| record.mode);
-        if record.is_none() {
-            let leftover = path.file_name().is_some_and(jailroot::is_leftover);
-            let what = if leftover { "left by a run that was killed" } else { "not put there by us" };
-            self.find(path, Fault::Foreign, what);
+    fn foreign_entry(&self, path: &Path, findings: &mut Findings) {
+        // What is gone again is no finding.
+        let Ok(stat) = self.jail.lstat(path) else { return };
+        let leftover = path.file_name().is_some_and(jailroot::is_leftover);
+        let what = if leftover { "left by a run that was killed" } else { "not put there by us" };
+        findings.add(path, Fault::Foreign, what);
+        entry(path, &stat, 0, findings);
+        if matches!(stat.kind, Kind::BlockDevice | Kind::CharDevice) {
+            findings.add(path, Fault::Privileged, "a device node that nobody asked for");
         }
-        if stat.mode & !mode & 0o6000 != 0 && stat.is_file() {
-            self.find(path, Fault::Privileged, "set-uid or set-gid, and no section asked for that");
-        }
-        let device = matches!(stat.kind, crate::host::Kind::BlockDevice | crate::host::Kind::CharDevice);
-        if device && record.is_none() {
-            self.find(path, Fault::Privileged, "a device node that nobody asked for");
-        }
-        let sticky = stat.is_dir() && stat.mode & 0o1000 != 0;
-        if stat.mode & 0o022 != 0 && !sticky && !stat.is_symlink() {
-            self.find(path, Fault::Writable, format!("others may write to it (mode {:04o})", stat.mode));
+        if stat.is_file() && self.jail.has_capabilities(path).unwrap_or_default() {
+            findings.add(path, Fault::Privileged, "it has file capabilities, and no section asked for that");
         }
     }
 
     /// Whether every program that the host could start can start in the jail too.
-    fn programs(&mut self) {
+    fn programs(&self) -> Findings {
+        let mut findings = Findings::default();
         if self.manifest.base.is_some() {
             // Most of what a program needs lies in the base, which is checked as the jail it is.
-            return;
+            return findings;
         }
-        let Ok(inside) = RealHost::jail(self.jail.path()) else { return };
-        let host = RealHost::system();
-        let (mut here, mut there) = (Resolver::new(&inside), Resolver::new(&host));
-        let runs = |record: &Record| record.mode & 0o111 != 0 && record.source.is_some();
+        let (mut here, mut there) = (Resolver::new(self.jail), Resolver::new(&self.host));
+        let runs = |record: &Record| record.mode & 0o111 != 0 && matches!(record.what, What::File { .. });
         for (path, record) in self.manifest.files.iter().filter(|(_, record)| runs(record)) {
             let Some(source) = &record.source else { continue };
             let Ok(needs) = here.survey(&path.0) else { continue };
-            let broken_there = |name: &[u8]| {
+            let mut broken_there = |name: &[u8]| {
                 there.survey(&source.path.0).map_or(true, |n| n.unmet.iter().any(|u| *u.name == *name))
             };
-            let mut broken_there = broken_there;
             let unmet: Vec<String> = needs
                 .unmet
                 .iter()
@@ -283,12 +226,25 @@ impl Checker<'_> {
                 .collect();
             if !unmet.is_empty() {
                 let detail = format!("cannot start in the jail: it lacks {}", unmet.join(", "));
-                self.findings.push(Finding { path: path.0.clone(), fault: Fault::CannotStart, detail });
+                findings.add(&path.0, Fault::CannotStart, detail);
             }
         }
+        findings
     }
 }
 
-fn owner_and_mode(uid: u32, gid: u32, mode: u32) -> String {
-    format!("{uid}:{gid} {mode:04o}")
+/// Whether a path is one of [`NOT_OURS`] itself.
+fn is_not_ours(path: &Path) -> bool {
+    NOT_OURS.iter().any(|not_ours| path.as_os_str() == *not_ours)
+}
+
+/// What is wrong with an entry whoever made it, unless `asked` has the bits.
+fn entry(path: &Path, stat: &Stat, asked: u32, findings: &mut Findings) {
+    if stat.mode & !asked & 0o6000 != 0 && stat.is_file() {
+        findings.add(path, Fault::Privileged, "set-uid or set-gid, and no section asked for that");
+    }
+    let sticky = stat.is_dir() && stat.mode & 0o1000 != 0;
+    if stat.mode & 0o022 != 0 && !sticky && !stat.is_symlink() {
+        findings.add(path, Fault::Writable, format!("others may write to it (mode {:04o})", stat.mode));
+    }
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
 /// Below this many pieces a second thread costs more than it saves.
 const WORTH_A_THREAD: usize = 16;
 
@@ -31,12 +33,16 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(
             stop.store(true, Ordering::Relaxed);
         }
     };
-    let helpers = processors().min(MOST_THREADS).min(items.len() / WORTH_A_THREAD).saturating_sub(1);
+    let processors = Processors::of_this_process();
+    let helpers = processors.count().min(MOST_THREADS).min(items.len() / WORTH_A_THREAD).saturating_sub(1);
     thread::scope(|scope| {
         let (sender, results) = mpsc::channel();
         for _ in 0..helpers {
-            let (sender, one) = (sender.clone(), &one);
-            let help = move || while one().is_some_and(|result| sender.send(result).is_ok()) {};
+            let (sender, one, processors) = (sender.clone(), &one, &processors);
+            let help = move || {
+                processors.leave_the_first();
+                while one().is_some_and(|result| sender.send(result).is_ok()) {}
+            };
             // Where no thread is to be had, this one does it all.
             if thread::Builder::new().spawn_scoped(scope, help).is_err() {
                 break;
@@ -51,9 +57,31 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(
     });
 }
 
-/// Processors that this process may run on. (The standard library's answer reads five files of control groups first.)
-fn processors() -> usize {
-    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize)
+/// The processors that this process may run on, and the one it runs on now. (The standard library's count reads five files
+/// of control groups first.)
+struct Processors {
+    allowed: Option<CpuSet>,
+    first: usize,
+}
+
+impl Processors {
+    fn of_this_process() -> Self {
+        Self { allowed: sched_getaffinity(None).ok(), first: sched_getcpu() }
+    }
+
+    fn count(&self) -> usize {
+        self.allowed.map_or(1, |set| set.count() as usize)
+    }
+
+    /// Keeps the calling thread from the processor that the first one is on. A scheduler that gathers the threads of a young
+    /// process on one processor (virtual machines do, to let others sleep) would spread them when the work is done already.
+    fn leave_the_first(&self) {
+        if let Some(mut others) = self.allowed.filter(|set| set.count() > 1) {
+            others.unset(self.first);
+            // Only a matter of speed.
+            sched_setaffinity(None, &others).unwrap_or_default();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //!   to a file that has them: it would be the host's own set-uid file in the jail.
 //! - **A file is read again if it changed while it was copied**, told by its size, mtime and ctime before and after.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -119,6 +119,8 @@ pub struct JailRoot {
     dirs: Mutex<HashMap<PathBuf, Arc<Directory>>>,
     /// Buffers that no thread is using.
     buffers: Mutex<Vec<Vec<u8>>>,
+    /// File systems of the host whose files cannot share their blocks with ours.
+    no_clones_of: Mutex<HashSet<u64>>,
 }
 
 /// A directory of the jail, open.
@@ -181,7 +183,7 @@ impl JailRoot {
     }
 
     fn at(fd: OwnedFd, path: PathBuf) -> Self {
-        Self { fd, path, dirs: Mutex::default(), buffers: Mutex::default() }
+        Self { fd, path, dirs: Mutex::default(), buffers: Mutex::default(), no_clones_of: Mutex::default() }
     }
 
     /// The jail's path, absolute and free of links.
@@ -276,9 +278,24 @@ impl JailRoot {
         Ok(Ok(Some(Written { digest, stat, source: Some(after) })))
     }
 
+    /// Has the new file share the old one's blocks until one of them is written to, where the file system can (btrfs, xfs).
+    /// The page cache is not shared, so a write through a hole in the kernel ends in the jail all the same.
+    fn clone_content(&self, from: &OpenFile, to: &OwnedFd) -> bool {
+        if from.stat.size == 0 || unpoisoned(&self.no_clones_of).contains(&from.stat.dev) {
+            return false;
+        }
+        let cloned = retry(|| fs::ioctl_ficlone(to, &from.fd)).is_ok();
+        if !cloned {
+            // Another file system, or one that cannot: asked once. A full disk says so again when the copy is written.
+            unpoisoned(&self.no_clones_of).insert(from.stat.dev);
+        }
+        cloned
+    }
+
     /// Copies and digests in one reading; runs of zeros stay holes.
-    fn copy_content(&self, from: &SourceFile, to: &OwnedFd) -> std::result::Result<Digest, Side> {
-        let SourceFile { fd: from, stat: Stat { size, .. }, sparse } = from;
+    fn copy_content(&self, from: &OpenFile, to: &OwnedFd) -> std::result::Result<Digest, Side> {
+        let cloned = self.clone_content(from, to);
+        let OpenFile { fd: from, stat: Stat { size, .. }, sparse } = from;
         let size = *size;
         let mut buffer = self.buffer();
         let wanted = usize::try_from(size).unwrap_or(CHUNK).clamp(1, CHUNK);
@@ -295,7 +312,9 @@ impl JailRoot {
             }
             let piece = &buffer[..got];
             hash.update(piece);
-            if *sparse && piece.iter().all(|b| *b == 0) {
+            if cloned {
+                // What was read is digested only.
+            } else if *sparse && piece.iter().all(|b| *b == 0) {
                 retry(|| fs::ftruncate(to, done + got as u64)).map_err(Side::Jail)?;
             } else {
                 write_all_at(to, piece, done).map_err(Side::Jail)?;
@@ -315,11 +334,23 @@ impl JailRoot {
         unpoisoned(&self.buffers).push(buffer);
     }
 
-    fn digest_of(&self, file: &OwnedFd) -> io::Result<Digest> {
+    /// SHA-256 of an open file.
+    pub(crate) fn digest_of(&self, file: &OpenFile) -> io::Result<Digest> {
         let mut buffer = self.buffer();
         let digest = digest_file(file, &mut buffer);
         self.give_back(buffer);
         digest
+    }
+
+    /// Whether two open files hold the same bytes.
+    pub(crate) fn same_content(&self, one: &OpenFile, other: &OpenFile) -> io::Result<bool> {
+        if one.stat.size != other.stat.size {
+            return Ok(false);
+        }
+        let mut buffer = self.buffer();
+        let same = compare(one, other, &mut buffer);
+        self.give_back(buffer);
+        same
     }
 
     /// Writes a file with this content.
@@ -403,8 +434,9 @@ impl JailRoot {
     /// A system call failed for another reason.
     pub fn hard_link(&self, inner: &Path, source: &Path) -> Result<Option<Written>> {
         self.doing("link", inner, || {
-            let SourceFile { fd: file, stat: before, .. } = open_source(source)?;
-            if before.mode & 0o6000 != 0 || has_capabilities(&file)? {
+            let file = open_source(source)?;
+            let before = file.stat;
+            if before.mode & 0o6000 != 0 || file.has_capabilities()? {
                 return Ok(None);
             }
             let (dir, name) = self.parent(inner)?;
@@ -422,7 +454,7 @@ impl JailRoot {
             }
             put_link_in_place(&dir.fd, &temporary, name)?;
             let digest = self.digest_of(&file)?;
-            let stat = stat_of(file.as_fd())?;
+            let stat = stat_of(file.fd.as_fd())?;
             Ok(Some(Written { digest, stat, source: Some(stat) }))
         })
     }
@@ -518,13 +550,46 @@ impl JailRoot {
     /// # Errors
     /// It cannot be read or is no regular file.
     pub fn digest(&self, inner: &Path) -> Result<Digest> {
-        self.doing("read", inner, || {
-            let (dir, name) = self.parent(inner)?;
-            let flags =
-                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let file = retry(|| fs::openat(&dir.fd, name, flags, Mode::empty()))?;
-            self.digest_of(&file)
-        })
+        self.doing("read", inner, || self.digest_of(&self.open_file(inner)?))
+    }
+
+    /// Opens a regular file of the jail, following no link at its end.
+    pub(crate) fn open_file(&self, inner: &Path) -> io::Result<OpenFile> {
+        let (dir, name) = self.parent(inner)?;
+        open_regular(dir.fd.as_fd(), Path::new(name))
+    }
+
+    /// Whether a regular file of the jail has file capabilities.
+    pub(crate) fn has_capabilities(&self, inner: &Path) -> io::Result<bool> {
+        self.open_file(inner)?.has_capabilities()
+    }
+
+    /// Whether a path leads to anything inside the jail, links followed.
+    pub(crate) fn leads_somewhere(&self, inner: &Path) -> bool {
+        self.open_inside(inner, OFlags::PATH).is_ok()
+    }
+
+    /// What lies in a directory, and of what kind it is, in no order.
+    pub(crate) fn entries(&self, inner: &Path) -> io::Result<Vec<(OsString, FileType)>> {
+        use std::os::unix::ffi::OsStringExt;
+        let fd = self.open_inside(inner, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut entries = Vec::new();
+        for entry in fs::Dir::new(fd)? {
+            let entry = entry?;
+            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Not every file system says.
+                FileType::Unknown if self.lstat(&inner.join(&name)).is_ok_and(|stat| stat.is_dir()) => {
+                    FileType::Directory
+                }
+                kind => kind,
+            };
+            entries.push((name, kind));
+        }
+        Ok(entries)
     }
 
     /// Makes everything written so far durable.
@@ -874,24 +939,41 @@ pub fn is_leftover(name: &OsStr) -> bool {
     name.as_bytes().starts_with(TEMPORARY.as_bytes())
 }
 
-/// An open file of the host that is to be copied.
-struct SourceFile {
+/// An open regular file, of the host or of the jail, and its state when it was opened.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
     fd: OwnedFd,
-    stat: Stat,
+    pub(crate) stat: Stat,
     /// Whether it has holes.
     sparse: bool,
 }
 
-fn open_source(source: &Path) -> io::Result<SourceFile> {
+impl OpenFile {
+    /// Whether a program in it would get capabilities.
+    pub(crate) fn has_capabilities(&self) -> io::Result<bool> {
+        match retry(|| fs::fgetxattr(&self.fd, CAPABILITY, &mut [0u8; 64][..])) {
+            Ok(_) | Err(Errno::RANGE) => Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Opens a file of the host that is to be read whole.
+pub(crate) fn open_source(source: &Path) -> io::Result<OpenFile> {
+    open_regular(CWD, source)
+}
+
+fn open_regular(dir: BorrowedFd<'_>, name: &Path) -> io::Result<OpenFile> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = retry(|| fs::open(source, flags, Mode::empty()))?;
+    let fd = retry(|| fs::openat(dir, name, flags, Mode::empty()))?;
     let statx = retry(|| fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS))?;
     let stat = Stat::from_statx(&statx);
     if !stat.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file any more"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
     let sparse = statx.stx_blocks.saturating_mul(512) < stat.size;
-    Ok(SourceFile { fd, stat, sparse })
+    Ok(OpenFile { fd, stat, sparse })
 }
 
 /// Owner, then mode: a set-uid bit must never exist under a wrong owner, and chown would clear it. Answers the owner it
@@ -950,15 +1032,15 @@ fn write_all_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::
     Ok(())
 }
 
-fn digest_file(file: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<Digest> {
-    if !stat_of(file.as_fd())?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+fn digest_file(file: &OpenFile, buffer: &mut Vec<u8>) -> io::Result<Digest> {
+    let wanted = usize::try_from(file.stat.size).unwrap_or(CHUNK).clamp(1, CHUNK);
+    if buffer.len() < wanted {
+        buffer.resize(wanted, 0);
     }
-    buffer.resize(CHUNK, 0);
     let mut hash = Sha256::new();
     let mut offset = 0;
     loop {
-        match retry(|| rustix::io::pread(file, &mut buffer[..], offset))? {
+        match retry(|| rustix::io::pread(&file.fd, &mut buffer[..], offset))? {
             0 => return Ok(Digest(hash.finalize().into())),
             got => {
                 hash.update(&buffer[..got]);
@@ -968,15 +1050,33 @@ fn digest_file(file: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<Digest> {
     }
 }
 
-const CAPABILITY: &str = "security.capability";
+/// As much as stays in the processor's own cache together with its like.
+const COMPARED: usize = 1 << 17;
 
-fn has_capabilities(file: &OwnedFd) -> io::Result<bool> {
-    match retry(|| fs::fgetxattr(file, CAPABILITY, &mut [0u8; 64][..])) {
-        Ok(_) | Err(Errno::RANGE) => Ok(true),
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
-        Err(error) => Err(error.into()),
+/// Whether two files of one size hold the same bytes.
+fn compare(one: &OpenFile, other: &OpenFile, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    if buffer.len() < 2 * COMPARED {
+        buffer.resize(2 * COMPARED, 0);
     }
+    let (left, right) = buffer.split_at_mut(COMPARED);
+    let mut done = 0;
+    while done < one.stat.size {
+        let wanted = usize::try_from(one.stat.size - done).unwrap_or(COMPARED).min(COMPARED);
+        let (left, right) = (&mut left[..wanted], &mut right[..wanted]);
+        // A short reading only means that a file is no longer what it was: the digest has the last word then.
+        let got = retry(|| rustix::io::pread(&one.fd, &mut *left, done))?;
+        if got != retry(|| rustix::io::pread(&other.fd, &mut *right, done))?
+            || got == 0
+            || left[..got] != right[..got]
+        {
+            return Ok(false);
+        }
+        done += got as u64;
+    }
+    Ok(true)
 }
+
+const CAPABILITY: &str = "security.capability";
 
 /// Carries over the attributes that belong to the content (`user.*`, the SELinux label), and file capabilities only if asked.
 /// Access lists name the host's users and stay behind.

@@ -335,6 +335,7 @@ fn prepare(
         tree = base::own_part(tree, base, options.hard_links, Owner::of_this_process());
     }
     manifest.seen = seen;
+    manifest.privileged = tree.privileged();
     let choices = Choices { force: request.force, hard_links: options.hard_links };
     let held = match jail {
         Some(jail) if !tree.broken.is_empty() => keep::hold(&mut tree, old, jail),
@@ -463,7 +464,8 @@ fn carry_out(
     }
     manifest.files = apply::apply(&outlook.plan, jail, watcher.progress)?;
     manifest.pending.clear();
-    if manifest != *old {
+    // What was announced must be taken back even where the jail is now just what it was (a forced repair of a link).
+    if manifest != *old || !outlook.plan.steps.is_empty() {
         let staged = state.stage(&manifest)?;
         if durable && !outlook.plan.steps.is_empty() {
             // What the manifest says is there must be on the disk before the manifest is.

@@ -99,6 +99,10 @@ pub struct Section {
     pub devices: Vec<Located<String>>,
     /// Debian packages whose files are taken.
     pub packages: Vec<Located<String>>,
+    /// Whether the packages that these depend on come along.
+    pub dependencies: bool,
+    /// Packages that do not come along, beside those that set a system up; a star at the end stands for any rest.
+    pub stop: Vec<Located<String>>,
     /// The Debian package to install if one of the commands or paths is missing.
     pub package: Option<String>,
     /// The same for single commands or paths.
@@ -150,6 +154,10 @@ struct RawSection {
     devices: Vec<Spanned<String>>,
     #[serde(default)]
     packages: Vec<Spanned<String>>,
+    #[serde(default)]
+    dependencies: bool,
+    #[serde(default)]
+    stop: Vec<Spanned<String>>,
     package: Option<String>,
     #[serde(default)]
     hints: BTreeMap<String, String>,
@@ -238,6 +246,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn section(&self, name: &str, raw: RawSection) -> Result<Section> {
+        let follows = raw.dependencies && !raw.packages.is_empty();
         Ok(Section {
             name: name.to_owned(),
             file: self.file.to_owned(),
@@ -263,6 +272,8 @@ impl Reader<'_> {
             })?,
             setuid: self.paths(raw.setuid)?,
             devices: self.paths(raw.devices)?,
+            dependencies: raw.dependencies,
+            stop: self.stop(raw.stop, follows)?,
             packages: self.words(raw.packages)?,
             package: raw.package,
             hints: raw.hints,
@@ -284,6 +295,23 @@ impl Reader<'_> {
                 Ok(Located { value, line })
             })
             .collect()
+    }
+
+    /// Only with packages whose dependencies are followed has it a meaning, and without one it is a mistake.
+    fn stop(&self, stop: Vec<Spanned<String>>, follows: bool) -> Result<Vec<Located<String>>> {
+        self.each(stop, |word| {
+            let name = word.strip_suffix('*').unwrap_or(&word);
+            if name.is_empty() || name.contains('*') {
+                return Err(format!(
+                    "'{word}' in stop is neither a package nor the beginning of one with a star"
+                ));
+            }
+            if follows {
+                Ok(word)
+            } else {
+                Err("stop is for 'packages' with 'dependencies = true'".to_owned())
+            }
+        })
     }
 
     fn words(&self, values: Vec<Spanned<String>>) -> Result<Vec<Located<String>>> {
@@ -374,6 +402,8 @@ links = [{ path = "/etc/mtab", target = "/proc/self/mounts" }]
 setuid = ["/usr/bin/passwd"]
 devices = ["/dev/null"]
 packages = ["git"]
+dependencies = true
+stop = ["perl*"]
 package = "git"
 hints = { vim = "vim" }
 [entry]
@@ -388,6 +418,8 @@ env = ["EDITOR"]
         assert_eq!(section.paths[1].line, 5);
         assert_eq!(section.package_for("vim"), Some("vim"));
         assert_eq!(section.package_for("git"), Some("git"));
+        assert!(section.dependencies);
+        assert_eq!(section.stop[0].value, "perl*");
         assert_eq!(section.entry.tmp.as_deref(), Some("256M"));
     }
 
@@ -414,6 +446,12 @@ env = ["EDITOR"]
             error("files = [{ path = \"/x\", content = \"\", mode = \"4755\" }]")
                 .message
                 .contains("not allowed")
+        );
+        assert!(error("packages = [\"x\"]\nstop = [\"y\"]").message.contains("'dependencies = true'"));
+        let bare = error("packages = [\"x\"]\ndependencies = true\nstop = [\n\"*\"]");
+        assert!(
+            bare.message.starts_with("x.toml:4:") && bare.message.contains("neither a package"),
+            "{bare:?}"
         );
         assert!(error("[entry]\ntmp = \"lots\"").message.contains("no size"));
         assert!(error("[entry]\nroot = \"writable\"").message.contains("unknown key 'root'"));

@@ -16,7 +16,7 @@ use crate::host::{Host, Kind, Stat};
 use crate::jailroot::{Meta, Privilege};
 use crate::manifest::{PathText, Why};
 use crate::needs::Needs;
-use crate::package::{PackageError, Packages};
+use crate::package::{DEFAULT_STOP, PackageError, Packages};
 use crate::text;
 use crate::wanted::{Ask, Item, Need, Wanted};
 
@@ -72,6 +72,15 @@ pub struct Tree {
     pub notes: Vec<String>,
     /// What was asked for and cannot be had, where that is no end of the work.
     pub broken: Vec<Broken>,
+}
+
+impl Tree {
+    /// The files that keep set-uid bits and file capabilities.
+    #[must_use]
+    pub fn privileged(&self) -> BTreeSet<PathText> {
+        let keeps = |node: &Node| matches!(node.content, Content::Copy { privilege: Privilege::Keep, .. });
+        self.nodes.iter().filter(|(_, node)| keeps(node)).map(|(path, _)| PathText(path.clone())).collect()
+    }
 }
 
 /// Something that was asked for and that the host cannot give any more.
@@ -228,7 +237,8 @@ impl Grower<'_> {
             Ask::Command(name) => self.command(item, name),
             Ask::Path(pattern) => self.pattern(item, pattern),
             Ask::Exactly(path) => self.path(item, path),
-            Ask::Package(name) => self.package(item, name),
+            Ask::Package(name) => self.package(item, name, None),
+            Ask::PackageTree { name, stop } => self.package(item, name, Some(stop)),
             Ask::Device(path) => self.device(item, Path::new(path)),
             Ask::User(name) => self.account(item, "/etc/passwd", name),
             Ask::Group(name) => self.account(item, "/etc/group", name),
@@ -291,14 +301,50 @@ impl Grower<'_> {
         }
     }
 
-    fn package(&mut self, item: &Item, name: &str) -> Result<()> {
-        let packages = Packages::open(self.host).map_err(|e| self.at(item, of_package(&e)))?;
-        let package = packages.find(name).map_err(|e| self.at(item, of_package(&e)))?;
-        let contents = packages.contents(&package).map_err(|e| self.at(item, of_package(&e)))?;
-        for path in contents.directories.iter().chain(&contents.files) {
-            let placed = self.place(path, &item.why).map_err(|e| Error::io("read", path, e))?;
-            if placed.stat.is_file() {
-                self.queue.push_back((placed.real, Need::May));
+    /// A package's files, and with a list of stops those of what it depends on.
+    fn package(&mut self, item: &Item, name: &str, stop: Option<&[String]>) -> Result<()> {
+        let wrong = |e: PackageError| self.at(item, of_package(&e));
+        let packages = Packages::open(self.host).map_err(wrong)?;
+        let all = match stop {
+            None => vec![packages.find(name).map_err(wrong)?],
+            Some(stop) => {
+                let stop: Vec<&str> =
+                    DEFAULT_STOP.into_iter().chain(stop.iter().map(String::as_str)).collect();
+                packages.with_dependencies(name, &stop).map_err(wrong)?
+            }
+        };
+        for package in all {
+            let contents = packages.contents(&package).map_err(|e| self.at(item, of_package(&e)))?;
+            for path in contents.directories.iter().chain(&contents.files) {
+                self.of_package(path, &item.why)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One path of a package. What only root may read on the host is no more named by its package than by its directory.
+    fn of_package(&mut self, path: &Path, why: &Why) -> Result<()> {
+        let io = |e| Error::io("read", path, e);
+        match self.host.walk(path) {
+            Ok(walk) if walk.stat.is_file() && !self.anyone_may_read(&walk.stat) => {
+                self.tree.notes.push(format!(
+                    "left out {}: not everyone may read it on the host, so it comes only if named itself",
+                    text::quote(path)
+                ))
+            }
+            // A package may bring a link to what another one has.
+            Err(error) if is_missing(&error) => {
+                let above =
+                    path.parent().map_or(Ok(PathBuf::new()), |dir| self.host.canonical(dir)).map_err(io)?;
+                let link = above.join(path.file_name().unwrap_or_default());
+                self.way_to(&link).map_err(io)?;
+                self.add_link(&link, why)?;
+            }
+            _ => {
+                let placed = self.place(path, why).map_err(io)?;
+                if placed.stat.is_file() {
+                    self.queue.push_back((placed.real, Need::May));
+                }
             }
         }
         Ok(())

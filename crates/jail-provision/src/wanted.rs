@@ -28,6 +28,13 @@ pub enum Ask {
     Exactly(PathBuf),
     /// The files of an installed Debian package.
     Package(String),
+    /// The same, and those of all packages that it depends on.
+    PackageTree {
+        /// The package.
+        name: String,
+        /// Where following ends, beside where it always does.
+        stop: Vec<String>,
+    },
     /// A device node.
     Device(String),
     /// The line of a user.
@@ -128,7 +135,10 @@ impl Wanted {
             add(o.line, May, ask(o.value.clone()), None);
         }
         for p in &section.packages {
-            add(p.line, Must, Ask::Package(p.value.clone()), Some(&p.value));
+            let name = p.value.clone();
+            let stop = section.stop.iter().map(|stop| stop.value.clone()).collect();
+            let ask = if section.dependencies { Ask::PackageTree { name, stop } } else { Ask::Package(name) };
+            add(p.line, Must, ask, Some(&p.value));
         }
         for u in &section.users {
             add(u.line, Must, Ask::User(u.value.clone()), None);

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use jail_provision::host::{Host, MemHost, RealHost};
+use jail_provision::manifest::Options;
 use jail_provision::package::{Contents, DEFAULT_STOP, PackageError, Packages};
+use jail_provision::section;
+use jail_provision::tree::{self, Owner, Tree};
+use jail_provision::wanted::Wanted;
 
 const STATUS: &str = "\
 Package: app
@@ -133,6 +137,33 @@ fn dependencies_follow_alternatives_and_end_at_the_stop_list() {
     assert_eq!(names(&DEFAULT_STOP), ["app", "libapp", "postfix", "perl"]);
     assert_eq!(names(&[]), ["app", "dpkg", "libapp", "postfix", "perl", "tar"]);
     assert_eq!(names(&["lib*", "postfix", "dpkg", "perl"]), ["app"]);
+}
+
+#[test]
+fn a_section_takes_a_package_with_what_it_depends_on() {
+    let mut host = debian();
+    host.file("/var/lib/dpkg/info/postfix.list", 0o644, b"/.\n/etc/secret\n/etc/main.cf\n");
+    host.file("/etc/secret", 0o600, b"").file("/etc/main.cf", 0o644, b"");
+    let tree = |more: &str| {
+        let text = format!("packages = [\"app\"]\n{more}");
+        let section = section::parse("x", "x.toml", text.as_bytes()).expect("a section");
+        let wanted = Wanted::new(&[section], &BTreeSet::new(), Options::default());
+        tree::grow(&host, &wanted, Owner { uid: 0, gid: 0 }).expect("grown")
+    };
+    let has = |tree: &Tree, path: &str| tree.nodes.contains_key(Path::new(path));
+    let alone = tree("");
+    assert!(has(&alone, "/usr/bin/app") && !has(&alone, "/usr/bin/tool") && !has(&alone, "/etc/main.cf"));
+    assert!(has(&alone, "/usr/share/app/link"), "a link that leads nowhere is a package's all the same");
+    let all = tree("dependencies = true");
+    for path in ["/usr/bin/app", "/usr/bin/tool", "/usr/lib/libapp.so.1", "/etc/main.cf"] {
+        assert!(has(&all, path), "{path}");
+    }
+    assert!(!has(&all, "/etc/secret"), "what only root may read comes only if it is named itself");
+    assert!(all.notes.iter().any(|note| note.contains("/etc/secret")), "{:?}", all.notes);
+    let less = tree("dependencies = true\nstop = [\"lib*\", \"perl\"]");
+    assert!(
+        has(&less, "/etc/main.cf") && !has(&less, "/usr/lib/libapp.so.1") && !has(&less, "/usr/bin/tool")
+    );
 }
 
 #[test]
