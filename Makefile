@@ -23,6 +23,7 @@ BIN_DIR       ?= $(TARGET_DIR)/$(PROFILE_DIR)
 STATIC_BIN    := $(STATIC_DIR)/$(STATIC_TARGET)/$(PROFILE_DIR)
 JAIL_SH       ?= $(STATIC_BIN)/jail-sh
 JAIL_RUN      ?= $(STATIC_BIN)/jail-run
+JAIL_GUEST    ?= $(STATIC_BIN)/jail-guest
 MAN_DIR       := $(TARGET_DIR)/man
 COMPLETIONS_DIR := $(TARGET_DIR)/completions
 
@@ -38,19 +39,22 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh jail-run probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 test-initramfs test-fleet install install-compat uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh jail-run jail-guest probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 test-vm test-initramfs test-fleet install install-compat uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-build: jail-sh jail-run man ## build everything (jail-sh and jail-run as static programs)
-	$(CARGO) build --locked --workspace --bins --exclude jail-probe --exclude jail-sh --exclude jail-run --profile $(PROFILE)
+build: jail-sh jail-run jail-guest man ## build everything (jail-sh, jail-run and jail-guest as static programs)
+	$(CARGO) build --locked --workspace --bins --exclude jail-probe --exclude jail-sh --exclude jail-run --exclude jail-guest --profile $(PROFILE)
 
 jail-sh: # the one set-uid program
 	$(call static,jail-sh,$(PROFILE))
 
 jail-run: # without a loader it starts in half the time
 	$(call static,jail-run,$(PROFILE))
+
+jail-guest: # the first program of a virtual machine
+	$(call static,jail-guest,$(PROFILE))
 
 probe: # what the tests run inside a jail; static too
 	$(call static,jail-probe,release) -q
@@ -83,6 +87,9 @@ test-fresh: ## this README on a bare Debian 12: demo and test by a new user, by 
 test-cgroup2: ## limits by cgroup version 2, on a Debian in a virtual machine (slow, root)
 	@tests/cgroup2
 
+test-vm: ## a jail as a virtual machine, by QEMU and a Debian kernel (slow; root installs them)
+	@tests/vm
+
 test-faults: ## every system call of a provisioning fails once, each way (four minutes)
 	JAILWRIGHT_FAULTS=all $(CARGO) test --locked -p jail-init --test provision_faults -- --nocapture every_system_call
 
@@ -98,13 +105,14 @@ test-fleet: ## the Ansible role against three hosts made on this machine (slow, 
 	@tests/fleet
 
 install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
-	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(JAIL_RUN) $(JAIL_SH); do \
+	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(JAIL_RUN) $(JAIL_SH) $(JAIL_GUEST); do \
 	    [ -x $$p ] || { echo "make install: '$$p' is not built: run 'make build' first" >&2; exit 1; }; done
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(SHARE)
 	install -d -m 755 $(ETC) $(ETC)/profiles
 	install -m 755 $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 $(JAIL_RUN) $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(JAIL_SH) $(DESTDIR)$(PREFIX)/sbin/jail-sh
+	install -D -m 755 $(JAIL_GUEST) $(DESTDIR)$(PREFIX)/libexec/jailwright/jail-guest
 	@# Only root can make it root's; a package built by anyone else sets owner and mode on its own.
 	@if [ "$$(id -u)" = 0 ]; then chown root:root $(DESTDIR)$(PREFIX)/sbin/jail-sh && chmod 4755 $(DESTDIR)$(PREFIX)/sbin/jail-sh; \
 	else echo "make install: not root, so '$(DESTDIR)$(PREFIX)/sbin/jail-sh' is not set-uid: chown root:root and chmod 4755 it" >&2; fi
@@ -143,7 +151,7 @@ uninstall: ## remove what install and install-compat put there; refuses while an
 	@for link in $(COMPAT_LINKS); do at=$(DESTDIR)$(COMPAT)/$${link#*:}; [ "$$(readlink $$at)" != $${link%:*} ] || rm -f $$at; done
 	rm -f $(DESTDIR)$(PREFIX)/sbin/jk-compat
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,$(SBIN_PROGRAMS) jail-sh) $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(BIN_PROGRAMS))
-	rm -rf $(SHARE)
+	rm -rf $(SHARE) $(DESTDIR)$(PREFIX)/libexec/jailwright
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man[158]/jail-*.[158] $(DESTDIR)$(PREFIX)/share/man/man5/jailwright-section.5
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/bash-completion/completions/,$(SBIN_PROGRAMS) $(BIN_PROGRAMS))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_,$(SBIN_PROGRAMS) $(BIN_PROGRAMS))

@@ -53,6 +53,7 @@ pub fn make() -> Run {
             target_dir().join(profile_dir("TEST_PROFILE", "dev")).join("jail-run").display()
         ))
         .arg(format!("JAIL_SH={}", built_static("jail-sh").display()))
+        .arg(format!("JAIL_GUEST={}", built_static("jail-guest").display()))
         .arg(format!("MAN_DIR={}", target_dir().join("man").display()))
 }
 

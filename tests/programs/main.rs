@@ -28,7 +28,7 @@ macro_rules! sections {
 sections! {
     uidbasics netbasics logbasics terminfo locale basicshell extendedshell interactiveshell editors midnightcommander
     scp sftp ssh rsync git perl jk_lsh limitedshell cvs procmail coreutils env curl zip netutils apacheutils extshellplusnet
-    openvpn apache xauth xclients vncserver ping mysql_client php composer node python wp imagemagick
+    openvpn apache xauth xclients vncserver ping mysql_client php composer node python wp imagemagick qemu
 }
 
 fn main() -> ExitCode {

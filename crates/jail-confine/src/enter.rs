@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use jail_sys::process::{self, Cloned, Exec, leak};
 use rustix::process::getppid;
 
-use crate::admission::{self, Admission, Jail};
+use crate::admission::{self, Account, Admission, Jail};
 use crate::agent;
 use crate::announce::{self, Announcement};
 use crate::cell::blueprint::{Blueprint, Privilege};
@@ -89,6 +89,7 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
         set: &[],
         report: Report::Login,
         announcement: None,
+        bond: Bond::AsUsual,
         notebook: None,
     };
     let what = match &call.command {
@@ -118,6 +119,15 @@ pub enum Report {
     Tool,
 }
 
+/// What becomes of a session whose caller ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bond {
+    /// A login ends with its connection; what a person started without root is left alone.
+    AsUsual,
+    /// It ends, whoever started it: it is a part of that process.
+    WithCaller,
+}
+
 /// What an entry needs besides the admission.
 #[derive(Debug)]
 pub struct Entry<'a> {
@@ -137,6 +147,8 @@ pub struct Entry<'a> {
     pub report: Report,
     /// Who is told that the command has started.
     pub announcement: Option<&'a Announcement>,
+    /// Whether the session outlives whoever started it.
+    pub bond: Bond,
     /// Where what the command does is written down, instead of holding it to a profile.
     pub notebook: Option<BorrowedFd<'a>>,
 }
@@ -243,13 +255,25 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
                     Identity::Change { uid: account.uid, gid: account.gid, groups: Vec::new() },
                     if detaches { Tie::None } else { Tie::To(parent) },
                 ),
-                Privilege::UserNamespace => (Identity::Keep, Tie::None),
+                Privilege::UserNamespace => {
+                    (Identity::Keep, if entry.bond == Bond::WithCaller { Tie::To(parent) } else { Tie::None })
+                }
             };
             let orphans = if in_chroot { Orphans::AreEnded } else { Orphans::EndWithTheCell };
             let watch = Watch { child: pid, terminal: entry.terminal, identity, tie, orphans };
             match waiter::wait(&watch, cell.as_ref())? {}
         }
     }
+}
+
+/// For a process that stays outside and hears what an untrusted program says: from here on it is the user, for good.
+///
+/// # Errors
+/// If a right is left; the process must end then.
+pub fn become_the_user(account: &Account) -> Result<()> {
+    confined::drop_bounding_set(&[])?;
+    let identity = Identity::Change { uid: account.uid, gid: account.gid, groups: account.groups.clone() };
+    confined::give_up_rights(&identity, &[])
 }
 
 /// The names in the cell of what a login brings along.

@@ -61,6 +61,12 @@ pub fn build(
     variables.into_iter().filter_map(|variable| CString::new(variable).ok()).collect()
 }
 
+/// The caller's variables that the policy lets through, for a session whose environment is built elsewhere.
+#[must_use]
+pub fn let_through(caller: &[(OsString, OsString)], names: &[String]) -> Vec<(OsString, OsString)> {
+    caller.iter().filter(|(name, value)| passes(name, value, names)).cloned().collect()
+}
+
 fn passes(name: &OsStr, value: &OsStr, let_through: &[String]) -> bool {
     let bytes = name.as_bytes();
     let ours: [&[u8]; 7] = [b"PATH", b"HOME", b"USER", b"LOGNAME", b"SHELL", b"SSH_TTY", b"SSH_AUTH_SOCK"];

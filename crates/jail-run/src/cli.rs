@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser};
-use jail_confine::policy::file::Layer;
+use jail_confine::policy::file::{Layer, VmLayer};
 use jail_confine::policy::values::{
-    Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root, Seccomp, Size, Umask,
-    Violation,
+    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root,
+    Seccomp, Size, Umask, Violation,
 };
 
 /// What a person types.
@@ -22,6 +22,7 @@ use jail_confine::policy::values::{
     after_help = "Examples:\n  jail-run basicshell -- bash\n  jail-run basicshell --with ./untrusted -- ./untrusted\n  \
                   jail-run -j /home/jail --user www-data --memory 512M -- /usr/bin/php job.php\n  \
                   jail-run --learn job.toml -- ./job   # then: jail-run ./job.toml --seccomp ./job.json -- ./job\n  \
+                  jail-run --vm basicshell --with ./untrusted -- ./untrusted\n  \
                   jail-run -j /home/jail --user www-data --background --pidfile /run/job.pid -- /usr/bin/job\n\n\
                   Exit status: the command's own (128 + n for a signal); 127 not found, 126 not executable;\n\
                   125 refused, or failed before the command ran.",
@@ -87,6 +88,15 @@ pub struct PolicyFlags {
     /// namespaces, chroot or vm
     #[arg(long)]
     pub isolation: Option<Isolation>,
+    /// Run it in a virtual machine of its own: the same as --isolation vm
+    #[arg(long, conflicts_with = "isolation")]
+    pub vm: bool,
+    /// The kernel that a virtual machine boots, instead of the host's own
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    pub vm_kernel: Option<AbsolutePath>,
+    /// kvm or any: whether a virtual machine may be emulated where the processor cannot run it
+    #[arg(long)]
+    pub vm_accel: Option<Accel>,
     /// Memory, such as 512M
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Limit<Size>>,
@@ -159,7 +169,8 @@ impl PolicyFlags {
             network: self.network.clone(),
             root: self.root,
             home: self.home,
-            isolation: self.isolation,
+            isolation: if self.vm { Some(Isolation::Vm) } else { self.isolation },
+            vm: VmLayer { kernel: self.vm_kernel.clone(), accel: self.vm_accel },
             memory: self.memory,
             cpus: self.cpus,
             processes: self.processes,
@@ -221,6 +232,11 @@ fn seccomp(word: &str) -> Result<Seccomp, String> {
             .and_then(|path| path.to_str().ok_or_else(|| "the path is not UTF-8".to_owned())?.parse()),
         other => other,
     }
+}
+
+fn absolute(word: &str) -> Result<AbsolutePath, String> {
+    let path = std::path::absolute(word).map_err(|error| error.to_string())?;
+    path.to_str().ok_or_else(|| "the path is not UTF-8".to_owned())?.parse()
 }
 
 fn bind(word: &str) -> Result<Bind, String> {

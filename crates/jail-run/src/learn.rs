@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use jail_confine::admission::{Admission, HomeSource, Jail, identity};
 use jail_confine::cell::blueprint::Privilege;
-use jail_confine::enter::{self, Entry, Program, Report};
+use jail_confine::enter::{self, Bond, Entry, Program, Report};
 use jail_confine::invocation::{self, Terminal};
 use jail_confine::learn::Record;
 use jail_confine::log::Log;
@@ -168,6 +168,7 @@ fn enter(cli: &Cli, caller: &Caller, policy: Policy, notebook: &OwnedFd) -> Resu
         set: &cli.policy.variables(),
         report: Report::Tool,
         announcement: None,
+        bond: Bond::AsUsual,
         notebook: Some(notebook.as_fd()),
     };
     enter::enter(&admission, &entry, &Log::silent("jail-run"))

@@ -7,3 +7,4 @@ pub mod cli;
 pub mod launch;
 mod learn;
 pub mod run;
+mod vm;

@@ -17,7 +17,7 @@ use jail_confine::admission::{
 use jail_confine::base::Base;
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::chroot;
-use jail_confine::enter::{self, Entry, Program, REFUSED, Report};
+use jail_confine::enter::{self, Bond, Entry, Program, REFUSED, Report};
 use jail_confine::filter;
 use jail_confine::invocation::{self, Terminal};
 use jail_confine::log::Log;
@@ -32,7 +32,7 @@ use jail_provision::profiles::Profiles;
 use jail_provision::{ThrowawayJail, ThrowawayRequest, throwaway};
 
 use crate::cli::Cli;
-use crate::{launch, learn};
+use crate::{launch, learn, vm};
 
 /// The program; returns the exit status.
 #[must_use]
@@ -93,6 +93,9 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
         print!("{}", jail_confine::explain::table(&policy));
         return Ok(0);
     }
+    if policy.isolation == Isolation::Vm {
+        return vm::run(cli, &caller, &place, policy);
+    }
     if policy.isolation == Isolation::Chroot {
         chroot_must_be_of_use(cli, &caller, &policy)?;
         for note in &notes {
@@ -117,6 +120,7 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
         set: &set,
         report: Report::Tool,
         announcement: announcement.as_ref(),
+        bond: Bond::AsUsual,
         notebook: None,
     };
     invocation::block_signals()?;
@@ -143,8 +147,8 @@ fn chroot_must_be_of_use(cli: &Cli, caller: &Caller, policy: &Policy) -> Result<
 /// Who calls, and who the command runs as.
 pub(crate) struct Caller {
     pub(crate) account: Account,
-    groups: Vec<Vec<u8>>,
-    privilege: Privilege,
+    pub(crate) groups: Vec<Vec<u8>>,
+    pub(crate) privilege: Privilege,
     pub(crate) trust: Trust,
 }
 
@@ -225,17 +229,37 @@ fn named_group(group: &str, groups: &[u8]) -> std::result::Result<u32, String> {
 }
 
 /// The jail and where the command starts in it.
-struct Place {
-    jail: PathBuf,
-    base: Option<Base>,
+pub(crate) struct Place {
+    pub(crate) jail: PathBuf,
+    pub(crate) base: Option<Base>,
     sections: Option<SectionEntry>,
-    start: PathBuf,
-    brought: Vec<Vec<u8>>,
+    pub(crate) start: PathBuf,
+    pub(crate) brought: Vec<Vec<u8>>,
     /// Keeps a jail of the cache from being cleared away while it is in use.
     _kept: Option<ThrowawayJail>,
 }
 
 impl Place {
+    /// The jail of our own that a machine runs in.
+    pub(crate) fn of_qemu(caller: &Caller) -> std::result::Result<Self, Stop> {
+        let request = ThrowawayRequest {
+            sections: &["qemu".to_owned()],
+            with: &[],
+            directories: &[],
+            cache_root: cache_root(caller),
+            profiles: Profiles::standard(),
+        };
+        let kept = throwaway(&request).map_err(Stop::Provision)?;
+        Ok(Self {
+            jail: kept.path.clone(),
+            base: None,
+            sections: None,
+            start: PathBuf::from("/"),
+            brought: Vec::new(),
+            _kept: Some(kept),
+        })
+    }
+
     fn prepare(cli: &Cli, caller: &Caller) -> std::result::Result<Self, Stop> {
         if let Some(jail) = &cli.jail {
             let jail = std::path::absolute(jail)
@@ -321,7 +345,7 @@ fn needs(entry: &EntryNeeds) -> SectionEntry {
     }
 }
 
-fn cache_root(caller: &Caller) -> PathBuf {
+pub(crate) fn cache_root(caller: &Caller) -> PathBuf {
     if caller.privilege == Privilege::Root {
         return PathBuf::from("/var/cache/jailwright");
     }
@@ -392,7 +416,7 @@ fn apply_file(policy: &mut Policy, path: &Path, caller: &Caller, jail: &Path) ->
     Ok(())
 }
 
-fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Result<Admission> {
+pub(crate) fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Result<Admission> {
     let mut jail = open_jail(&place.jail, caller.trust)?;
     jail.base = place.base.take();
     let home = if policy.isolation == Isolation::Chroot { CHROOT_HOME } else { EMPTY_HOME };
@@ -462,7 +486,7 @@ fn reopen_base(base: &Base) -> Result<Base> {
 }
 
 /// The cell's own passwd and group: root, the user, nobody.
-fn account_files(account: &Account) -> AccountFiles {
+pub(crate) fn account_files(account: &Account) -> AccountFiles {
     let name = String::from_utf8_lossy(&account.name).into_owned();
     let (uid, gid) = (account.uid, account.gid);
     AccountFiles {

@@ -7,6 +7,8 @@
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
+pub mod clock;
+#[allow(unsafe_code)]
 pub mod disk;
 #[allow(unsafe_code)]
 pub mod fsuid;

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::values::{
-    AbsolutePath, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root, Seccomp,
-    Session, Size, Stale, Umask, Violation,
+    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root,
+    Seccomp, Session, Size, Stale, Umask, Violation,
 };
 
 /// One layer of policy: what one table of the file says. Scalars replace, lists replace, `+lists` append.
@@ -20,6 +20,8 @@ pub struct Layer {
     pub home: Option<Home>,
     pub session: Option<Session>,
     pub isolation: Option<Isolation>,
+    #[serde(default)]
+    pub vm: VmLayer,
     pub stale: Option<Stale>,
     pub limits: Option<Limits>,
     pub memory: Option<Limit<Size>>,
@@ -52,6 +54,15 @@ pub struct Layer {
     pub jail: Option<AbsolutePath>,
     /// Only in `[user]` and `[group]`: where in the jail the home appears.
     pub home_path: Option<AbsolutePath>,
+}
+
+/// The keys of virtual machines, `vm.kernel` and so on.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "each field is the policy key of its name; jail-sh.toml(5) describes them")]
+pub struct VmLayer {
+    pub kernel: Option<AbsolutePath>,
+    pub accel: Option<Accel>,
 }
 
 /// The administrator's file.

@@ -4,6 +4,7 @@
 //! and for jail-run its flags.
 
 pub mod file;
+pub mod text;
 pub mod values;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use std::fmt;
 
 use self::file::{Layer, PolicyFile, SectionEntry};
 use self::values::{
-    AbsolutePath, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root, Seccomp,
-    Session, Size, Stale, Umask, Violation,
+    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root,
+    Seccomp, Session, Size, Stale, Umask, Violation,
 };
 
 /// Where a value came from.
@@ -56,6 +57,9 @@ pub struct Policy {
     pub home: Home,
     pub session: Session,
     pub isolation: Isolation,
+    /// `None`: the host's own.
+    pub vm_kernel: Option<AbsolutePath>,
+    pub vm_accel: Accel,
     pub stale: Stale,
     pub limits: Limits,
     pub memory: Limit<Size>,
@@ -89,6 +93,8 @@ impl Default for Policy {
             home: Home::Own,
             session: Session::Shared,
             isolation: Isolation::Namespaces,
+            vm_kernel: None,
+            vm_accel: Accel::Any,
             stale: Stale::Join,
             limits: Limits::Required,
             memory: Limit::None,
@@ -153,6 +159,14 @@ impl Policy {
             lists { commands + more_commands, env + more_env, bind + more_bind,
                 capabilities + more_capabilities, r#unsafe + more_unsafe }
         }
+        if let Some(kernel) = &layer.vm.kernel {
+            policy.vm_kernel = Some(kernel.clone());
+            policy.origins.insert("vm.kernel", origin.clone());
+        }
+        if let Some(accel) = layer.vm.accel {
+            policy.vm_accel = accel;
+            policy.origins.insert("vm.accel", origin.clone());
+        }
     }
 
     /// Lays what the sections of the jail ask for over the built-in values.
@@ -186,6 +200,8 @@ impl Policy {
             ("session", self.session.to_string()),
             ("stale", self.stale.to_string()),
             ("isolation", self.isolation.to_string()),
+            ("vm.kernel", path(&self.vm_kernel, "(the host's own)")),
+            ("vm.accel", self.vm_accel.to_string()),
             ("memory", self.memory.to_string()),
             ("cpus", self.cpus.to_string()),
             ("processes", self.processes.to_string()),
@@ -257,6 +273,12 @@ fn conflict(a: &Layer, b: &Layer) -> Option<&'static str> {
         ($($key:ident),*) => {
             $(if a.$key.is_some() && b.$key.is_some() && a.$key != b.$key { return Some(key_name(stringify!($key))); })*
         };
+    }
+    if a.vm.kernel.is_some() && b.vm.kernel.is_some() && a.vm.kernel != b.vm.kernel {
+        return Some("vm.kernel");
+    }
+    if a.vm.accel.is_some() && b.vm.accel.is_some() && a.vm.accel != b.vm.accel {
+        return Some("vm.accel");
     }
     first_conflict!(
         network,

@@ -83,6 +83,15 @@ words! {
     }
 }
 words! {
+    /// Who may execute a virtual machine.
+    Accel {
+        /// The processor alone, by /dev/kvm.
+        Kvm = "kvm",
+        /// The processor where it can, else QEMU's emulation, with a line in the log.
+        Any = "any",
+    }
+}
+words! {
     /// What a login does with a cell whose policy or jail has changed since it was made.
     Stale {
         /// Joins it all the same.

@@ -1,0 +1,143 @@
+//! The machine before and around the session: mounts, drivers, the port, the clock, the end.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use jail_wire::PORT;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MountFlags, mount, mount_move};
+
+use crate::Result;
+
+/// Where the jail's tree is mounted.
+pub(crate) const JAIL: &str = "/jail";
+/// The drivers, in the order in which they are to be loaded, one file name a line.
+const MODULES: &str = "/modules/order";
+/// How long a device may take to appear: an emulated machine on a busy host is slow.
+const PATIENCE_MILLISECONDS: u64 = 20_000;
+
+/// Makes a root that a cell can be made in, and loads the drivers.
+///
+/// The initramfs is no such root: pivot_root(2) refuses to leave it. So a tmpfs is moved over it, as switch_root does.
+pub(crate) fn start() -> Result<()> {
+    for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        directory(target)?;
+        put(kind, target, MountFlags::NOSUID)?;
+    }
+    load_drivers()?;
+    directory("/new")?;
+    put("tmpfs", "/new", MountFlags::NOSUID | MountFlags::NODEV)?;
+    for name in ["proc", "sys", "dev", "run", "jail"] {
+        directory(&format!("/new/{name}"))?;
+    }
+    for name in ["proc", "sys", "dev"] {
+        mount_move(format!("/{name}"), format!("/new/{name}"))
+            .map_err(|errno| format!("cannot move /{name}: {errno}"))?;
+    }
+    let doing = |errno| format!("cannot change into the new root: {errno}");
+    rustix::process::chdir("/new").map_err(doing)?;
+    mount_move(".", "/").map_err(doing)?;
+    rustix::process::chroot(".").map_err(doing)?;
+    directory("/dev/pts")?;
+    put("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC)?;
+    jail_sys::process::block_all_signals(true).map_err(|errno| format!("cannot block signals: {errno}"))
+}
+
+fn directory(path: &str) -> Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(errno) => Err(format!("cannot make {path}: {errno}")),
+    }
+}
+
+fn put(kind: &str, target: &str, flags: MountFlags) -> Result<()> {
+    mount(kind, target, kind, flags, None)
+        .map_err(|errno| format!("cannot mount {kind} on {target}: {errno}"))
+}
+
+fn load_drivers() -> Result<()> {
+    let order =
+        std::fs::read_to_string(MODULES).map_err(|error| format!("cannot read {MODULES}: {error}"))?;
+    for name in order.lines() {
+        let path = Path::new("/modules").join(name);
+        let doing = |errno| format!("cannot load the driver {name}: {errno}");
+        let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(doing)?;
+        // The kernel unpacks a packed one itself (Linux 5.17).
+        let flags = if name.ends_with(".ko") { 0 } else { 4 };
+        match rustix::system::finit_module(&file, c"", flags) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(doing(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the port of our name and opens it.
+pub(crate) fn open_port() -> Result<OwnedFd> {
+    let name = patiently(|| {
+        let ports = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
+        ports.flatten().find_map(|port| {
+            let name = std::fs::read_to_string(port.path().join("name")).ok()?;
+            (name.trim_end() == PORT).then(|| port.file_name())
+        })
+    })
+    .ok_or_else(|| format!("there is no virtio port named {PORT}"))?;
+    let path = Path::new("/dev").join(name);
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::empty())
+        .map_err(|errno| format!("cannot open {}: {errno}", path.display()))
+}
+
+fn patiently<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    for _ in 0..PATIENCE_MILLISECONDS {
+        if let Some(found) = attempt() {
+            return Some(found);
+        }
+        jail_sys::process::sleep_milliseconds(1);
+    }
+    None
+}
+
+/// The jail's tree, read-only: the image is shared by every machine of this jail.
+pub(crate) fn mount_jail() -> Result<()> {
+    let disk = "/dev/vda";
+    patiently(|| rustix::fs::access(disk, rustix::fs::Access::EXISTS).ok())
+        .ok_or_else(|| format!("there is no disk {disk}"))?;
+    mount(disk, JAIL, "erofs", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, None)
+        .map_err(|errno| format!("cannot mount the jail's image: {errno}"))
+}
+
+/// The jail's directory.
+pub(crate) fn open_jail() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, JAIL, flags, Mode::empty())
+        .map_err(|errno| format!("cannot open {JAIL}: {errno}"))
+}
+
+/// A machine of this kind has no clock; the host's is right enough.
+pub(crate) fn set_clock(nanoseconds: u64) {
+    let seconds = nanoseconds / 1_000_000_000;
+    let time = rustix::time::Timespec {
+        tv_sec: i64::try_from(seconds).unwrap_or(0),
+        tv_nsec: i64::try_from(nanoseconds % 1_000_000_000).unwrap_or(0),
+    };
+    if rustix::time::clock_settime(rustix::time::ClockId::Realtime, time).is_err() {
+        // Files then have odd dates; nothing depends on them.
+    }
+}
+
+/// What was written reaches the disks.
+pub(crate) fn settle() {
+    rustix::fs::sync();
+}
+
+/// The end of the machine.
+pub(crate) fn power_off() -> ! {
+    loop {
+        // QEMU is told not to start again.
+        if rustix::system::reboot(rustix::system::RebootCommand::Restart).is_err() {
+            // Ending the first process makes the kernel panic, which ends the machine as well.
+            std::process::exit(1);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What a virtual machine's guest and its host say to each other, over one channel of bytes.
+//!
+//! The guest is the attacker: whoever breaks its kernel writes what he likes. So the host's side ([`Decoder`], [`ToHost`])
+//! believes nothing: a length is checked before anything is kept, an unknown word ends the talk, and no frame makes the
+//! host hold more than [`LONGEST_FROM_GUEST`] bytes of it. `docs/decisions/0011-virtual-machine.md` says why it is built so.
+//!
+//! A frame is one byte of kind, four of length (little endian), and the payload. Streams are counted: nobody sends more
+//! than [`WINDOW`] bytes of one that the other side has not [`Taken`](ToHost::Taken), so neither side ever has to stop
+//! reading, and a full pipe on one stream never holds up another, a signal or the exit status.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+mod flow;
+mod frame;
+mod spec;
+mod words;
+
+pub use flow::{Sink, Source};
+pub use frame::{Decoder, LONGEST_FROM_GUEST, LONGEST_FROM_HOST};
+pub use spec::{Accounts, Program, Spec, Window};
+pub use words::{Stream, ToGuest, ToHost};
+
+/// Which form of the talk this is; both sides come from one build, and a cache may hold an old guest.
+pub const VERSION: u32 = 1;
+/// How many bytes of a stream may be on their way.
+pub const WINDOW: usize = 256 << 10;
+/// How many bytes of a stream go into one frame.
+pub const PIECE: usize = 32 << 10;
+/// The name of the port that the talk goes through.
+pub const PORT: &str = "jailwright";
+
+/// What the other side said makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonsense(pub String);
+
+impl std::fmt::Display for Nonsense {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Nonsense {}
