@@ -107,14 +107,14 @@ impl Tree {
             u64::from(stat.st_gid),
             stat.st_size as u64,
             stat.st_mtime as u64,
-            stat.st_mtime_nsec as u64,
+            stat.st_mtime_nsec,
         ];
         self.state.push(0);
         self.state.extend_from_slice(path.as_os_str().as_bytes());
         // A directory's own size and times say nothing about what is chosen from it, and change when a home is written.
         let counted = if matches!(body, Body::Directory(_)) { 5 } else { numbers.len() };
         numbers[..counted].iter().for_each(|number| self.state.extend_from_slice(&number.to_le_bytes()));
-        if let (Body::File(_), ctime) = (&body, [stat.st_ctime as u64, stat.st_ctime_nsec as u64]) {
+        if let (Body::File(_), ctime) = (&body, [stat.st_ctime as u64, stat.st_ctime_nsec]) {
             // Nobody can set this one back.
             ctime.iter().for_each(|number| self.state.extend_from_slice(&number.to_le_bytes()));
         }

@@ -76,14 +76,14 @@ impl Machine {
         words.into_iter().map(OsString::from).collect()
     }
 
-    /// What the kernel is told.
+    /// What the kernel is told. It says nothing until it panics (at `loglevel=0` not even then).
     ///
     /// An emulated machine of this kind has no second clock to measure its time stamp counter by. Measuring it fails on a
     /// busy host, and then the kernel waits for a first tick for ever. The emulated counter is the host's, so the host's
     /// rate is right.
     #[must_use]
     pub fn kernel_line(&self) -> String {
-        let mut line = String::from("console=ttyS0 loglevel=0 reboot=t panic=-1 random.trust_cpu=on");
+        let mut line = String::from("console=ttyS0 loglevel=1 reboot=t panic=-1 random.trust_cpu=on");
         if let Accelerator::Emulation(Some(rate)) = self.accelerator {
             line.push_str(&format!(" tsc_early_khz={rate} tsc=reliable"));
         }

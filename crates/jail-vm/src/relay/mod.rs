@@ -68,7 +68,7 @@ pub fn run(running: Running, spec: Spec) -> Result<End> {
     let with_terminal = spec.terminal.is_some();
     let raw = if with_terminal { terminal::Raw::set() } else { None };
     let mut relay = Relay::new(running, spec)?;
-    let end = relay.to_the_end();
+    let end = relay.pass_on();
     drop(raw);
     relay.kill();
     end
@@ -118,7 +118,7 @@ impl Relay {
         })
     }
 
-    fn to_the_end(&mut self) -> Result<End> {
+    fn pass_on(&mut self) -> Result<End> {
         loop {
             if let Some(end) = self.end() {
                 return Ok(end);
@@ -157,12 +157,8 @@ impl Relay {
                 let why = format!("the guest could not run the command: {}", printable(why.as_bytes()));
                 return Some(self.over(&why));
             }
-            Stage::Running => {
-                // It speaks; from here on only its end or ours ends it.
-                if self.ending.is_none() {
-                    self.until = None;
-                }
-            }
+            // It speaks; from here on only its end or ours ends it.
+            Stage::Running if self.ending.is_none() => self.until = None,
             _ => {}
         }
         if self.channel_closed && !matches!(self.talk.stage(), Stage::Ended(_)) {
