@@ -116,6 +116,8 @@ fn guest_program() -> Result<PathBuf> {
         let built = std::fs::read_dir(target.join("static")).into_iter().flatten().flatten();
         places.extend(built.map(|triple| triple.path().join(profile).join(GUEST)));
     }
+    // Last: a plain cargo build leaves one there that is not static.
+    places.push(bin.join(GUEST));
     places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
         Refusal::new(
             What::Host,
