@@ -57,7 +57,9 @@ def start_inside(script, scratch, arguments):
     if os.geteuid():
         raise Refused("the rows need root: a set-uid login shell, accounts, jk_init; run it with sudo")
     command = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc",
-               "--propagation", "private", "--", sys.executable, "-B", str(script), "--inside", str(scratch)]
+               "--propagation", "private", "--",
+               # A first process that takes the ends of orphans, as a host has it: cells outlast the logins that made them.
+               "bash", "-c", '"$@" & wait "$!"', "bash", sys.executable, "-B", str(script), "--inside", str(scratch)]
     return subprocess.run([*command, *arguments]).returncode
 
 

@@ -478,7 +478,12 @@ fn tell(failure: &Failure, session: &Session<'_>, report: Report, log: &Log, not
         Failure::Exec(errno) => {
             let path = printable(session.program.path().to_bytes());
             let status = if *errno == jail_sys::Errno::NOENT { NOT_FOUND } else { NOT_EXECUTABLE };
-            let why = format!("cannot execute '{path}' inside the jail: {errno}");
+            // execve(2) gives it to a process whose user became one process too many when it took that user on.
+            let remedy = match *errno {
+                jail_sys::Errno::AGAIN => "; this user runs as many processes already as `processes` allows",
+                _ => "",
+            };
+            let why = format!("cannot execute '{path}' inside the jail: {errno}{remedy}");
             log.line(Level::Warning, &format!("{}: {why}", printable(&caller)));
             let name = match report {
                 Report::Login => "jail-sh",

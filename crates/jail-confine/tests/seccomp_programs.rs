@@ -15,7 +15,9 @@ fn runner() -> &'static Path {
     RUNNER.get_or_init(|| {
         let test = std::env::current_exe().expect("a path");
         let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/test");
-        let mut build = Command::new(env!("CARGO"));
+        // As the caller of sudo, if there is one: what is built is his (see tests/cargo).
+        let mut build = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/cargo"));
+        build.env_remove("AS_ROOT");
         build.args(["build", "--quiet", "--offline", "-p", "jail-confine", "--example", "seccomp-exec"]);
         if profile.ends_with("release") {
             build.arg("--release");
