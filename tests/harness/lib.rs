@@ -10,6 +10,7 @@ pub mod runner;
 pub mod scratch;
 pub mod sshd;
 pub mod syslog;
+pub mod uplink;
 pub mod user;
 
 pub use command::{Output, Run};

@@ -253,6 +253,12 @@ fn small_dev() {
         .expect("mknod");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
     }
+    // What pasta makes network devices by.
+    std::fs::create_dir("/dev/net").expect("mkdir");
+    let tun = makedev(10, 200);
+    mknodat(rustix::fs::CWD, "/dev/net/tun", rustix::fs::FileType::CharacterDevice, Mode::empty(), tun)
+        .expect("mknod");
+    std::fs::set_permissions("/dev/net/tun", std::fs::Permissions::from_mode(0o666)).expect("chmod");
     for (name, to) in [
         ("fd", "/proc/self/fd"),
         ("stdin", "fd/0"),

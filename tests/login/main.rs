@@ -11,9 +11,11 @@ mod commands;
 mod crowd;
 mod daemons;
 mod doors;
+mod killed;
 mod learning;
 mod logging;
 mod names;
+mod private_network;
 mod roots;
 mod strict;
 mod terminal;
@@ -33,8 +35,10 @@ fn main() -> ExitCode {
         daemons::TESTS,
         doors::TESTS,
         names::TESTS,
+        killed::TESTS,
         learning::TESTS,
         logging::TESTS,
+        private_network::TESTS,
         roots::TESTS,
         strict::TESTS,
         terminal::TESTS,

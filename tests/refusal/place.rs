@@ -25,6 +25,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch home_that_is_a_link),
     test!(scratch shell_missing_in_the_jail),
     test!(scratch two_names_of_one_uid),
+    test!(scratch private_network_without_pasta),
+    test!(scratch chroot_with_what_it_cannot_give),
 ];
 
 fn enter(user: &User<'_>) -> jailwright_tests::Output {
@@ -239,5 +241,37 @@ fn two_names_of_one_uid(host: &Scratch) -> Done {
     std::fs::create_dir_all(&home).expect("mkdir");
     user.owns(&home);
     assert_refused(&user, &enter(&user), &format!("share uid {}", user.uid));
+    Ok(())
+}
+
+/// A network that a program of the host's makes, and the host has not got it: said before anything is made.
+fn private_network_without_pasta(host: &Scratch) -> Done {
+    let user = host.jailed_user(&["basicshell"]);
+    assert_enters(&user);
+    host.add_policy(&format!("[user.{}]\nnetwork = \"private\"\n", user.name));
+    let there = Path::new("/usr/bin/pasta").exists();
+    if there {
+        Run::new("mount").args(["--bind", "/dev/null", "/usr/bin/pasta"]).run().ok();
+    }
+    let out = enter(&user);
+    if there {
+        Run::new("umount").arg("/usr/bin/pasta").run().ok();
+    }
+    assert_refused(&user, &out, "passt");
+    Ok(())
+}
+
+/// No namespace, no such network; what an administrator wrote is not taken for less.
+fn chroot_with_what_it_cannot_give(host: &Scratch) -> Done {
+    for (keys, word) in [
+        ("network = \"none\"", "network"),
+        ("root = \"discard\"", "discard"),
+        ("commands = [\"ls\"]", "noexec"),
+        ("capabilities = [\"sys_chroot\"]", "net_bind_service"),
+    ] {
+        let user = host.jailed_user(&["basicshell"]);
+        host.add_policy(&format!("[user.{}]\nisolation = \"chroot\"\n{keys}\n", user.name));
+        assert_refused(&user, &enter(&user), word);
+    }
     Ok(())
 }

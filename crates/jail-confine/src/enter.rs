@@ -23,7 +23,7 @@ use crate::admission::{self, Account, Admission, Jail};
 use crate::agent;
 use crate::announce::{self, Announcement};
 use crate::cell::blueprint::{Blueprint, Privilege};
-use crate::cell::{self, Cell, registry};
+use crate::cell::{self, Cell, outside, registry};
 use crate::cgroup::Groups;
 use crate::chroot;
 use crate::commands;
@@ -379,7 +379,7 @@ pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
         Isolation::Vm => return refuse("isolation", policy.isolation.to_string()),
     }
     if policy.network == Network::Private {
-        return refuse("network", policy.network.to_string());
+        outside::must_be_there()?;
     }
     commands::must_be_possible(policy)
 }

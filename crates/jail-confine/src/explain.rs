@@ -107,6 +107,13 @@ fn abilities(policy: &Policy) -> Vec<String> {
             "kernel: no TCP port rules (Linux 6.7): network = { connect, bind } would be refused".to_owned(),
         );
     }
+    if policy.network == Network::Private {
+        lines.push(
+            "network: by pasta, with the user's rights; the host's own addresses and loopback are out of reach, a name \
+             server on the host's loopback as well; ping has no way out"
+                .to_owned(),
+        );
+    }
     if policy.isolation == Isolation::Chroot {
         lines.extend(chroot::leaves_open());
     }

@@ -21,10 +21,10 @@ const LONGEST: usize = 64 << 10;
 /// What the cell shall have: `None` where its network has no use for it, or the host has none.
 pub(crate) fn of_host(policy: &Policy) -> Option<Vec<u8>> {
     let tail: &[u8] = match policy.network {
-        Network::Host => b"",
+        Network::Host | Network::Private => b"",
         // No datagrams get out under a port list, so names are asked for over TCP (rulings 10).
         Network::Ports { .. } => b"\noptions use-vc\n",
-        Network::None | Network::Private => return None,
+        Network::None => return None,
     };
     // Often a link into /run; both are root's.
     let file = rustix::fs::open(

@@ -201,9 +201,13 @@ fn stop_too(watch: &Watch) {
 /// Ends whatever the session has left, and what that leaves in turn, until nobody is there. Its own children are all that
 /// a process may be sure of by number: nobody else takes their ends.
 fn end_orphans(orphans: Orphans) {
-    if orphans == Orphans::EndWithTheCell {
-        return;
+    if orphans == Orphans::AreEnded {
+        end_children();
     }
+}
+
+/// Ends every child of this process, and whatever falls to it meanwhile.
+pub(crate) fn end_children() {
     for _ in 0..ROUNDS {
         let children = children();
         for child in &children {

@@ -76,7 +76,7 @@ pub struct Cli {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Policy (as in jail-sh.toml(5))")]
 pub struct PolicyFlags {
-    /// none, host, or ports: connect=443,53:bind=8080
+    /// none, host, private, or ports: connect=443,53:bind=8080
     #[arg(long, value_parser = network)]
     pub network: Option<Network>,
     /// read-only, writable or discard

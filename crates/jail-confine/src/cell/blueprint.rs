@@ -14,6 +14,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::layers::{Changes, Layers};
 use super::logging::HostLog;
+use super::outside::WayOut;
 use crate::admission::{Admission, HomeSource};
 use crate::policy::Policy;
 use crate::policy::values::{Home, Network, Root, Size};
@@ -112,6 +113,8 @@ pub struct Blueprint {
     pub(crate) execution: Execution,
     pub(crate) hostname: CString,
     pub(crate) own_network: bool,
+    /// The network that the first process joins, if it has a way out.
+    pub(crate) way_out: Option<WayOut>,
     pub(crate) tty_group: Option<u32>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -149,7 +152,11 @@ impl Blueprint {
         let own_network = matches!(policy.network, Network::None | Network::Private);
         // The cgroup namespace comes later, when the first process is in the group that shall be its root.
         let mut namespaces = namespaces::MOUNT | namespaces::PID | namespaces::IPC | namespaces::UTS;
-        if own_network {
+        let way_out = match policy.network {
+            Network::Private => Some(WayOut::make(privilege, admission.account.uid, admission.account.gid)?),
+            _ => None,
+        };
+        if own_network && way_out.is_none() {
             namespaces |= namespaces::NET;
         }
         Ok(Self {
@@ -176,6 +183,7 @@ impl Blueprint {
             hostname: CString::new(policy.hostname.as_bytes())
                 .or_refuse(What::Policy, || "use the hostname of the policy".into())?,
             own_network,
+            way_out,
             tty_group: admission.tty_group,
             uid: admission.account.uid,
             gid: admission.account.gid,

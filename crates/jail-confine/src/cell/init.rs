@@ -4,13 +4,14 @@
 //! it does nothing but pass on what programs log. When it exits the kernel kills whatever is left in its pid namespace.
 
 use std::io::Write;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jail_sys::process::{self, leak};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::blueprint::{Blueprint, Privilege};
 use super::logging::{HostLog, Relay};
@@ -46,6 +47,8 @@ pub(crate) fn live(mut blueprint: Blueprint, groups: &Groups, lasting: Lasting, 
         leak(ready.into());
     }
     let hold = blueprint.hold.take().map(leak);
+    let way_out = blueprint.way_out.take().map(|way| leak(way.line));
+    let hold = hold.into_iter().chain(way_out).collect();
     // Closed with everything else.
     std::mem::forget(blueprint);
     if joined {
@@ -72,6 +75,11 @@ fn prepare(blueprint: &Blueprint, groups: &Groups, log: Option<HostLog>) -> Resu
     groups.enter().map_err(|errno| format!("cannot enter the cell's control groups: {errno}"))?;
     process::unshare(process::namespaces::CGROUP)
         .map_err(|errno| format!("cannot hide the host's control groups: {errno}"))?;
+    if let Some(way) = &blueprint.way_out {
+        let kind = LinkNameSpaceType::Network;
+        move_into_link_name_space(way.namespace.as_fd(), Some(kind))
+            .map_err(|errno| format!("cannot join the cell's network: {errno}"))?;
+    }
     // Away from the session and the terminal of whoever logged in.
     rustix::process::setsid().map_err(|errno| format!("cannot start a session: {errno}"))?;
     process::reap_automatically().map_err(|errno| format!("ignore the ends of children: {errno}"))?;
@@ -100,7 +108,7 @@ fn prepare(blueprint: &Blueprint, groups: &Groups, log: Option<HostLog>) -> Resu
 fn wait_for_the_end(
     lifeline: OwnedFd,
     lasting: Lasting,
-    hold: Option<BorrowedFd<'static>>,
+    hold: Vec<BorrowedFd<'static>>,
     mut relay: Option<Relay>,
 ) {
     let others: Vec<_> = hold.into_iter().chain(relay.as_ref().map(Relay::socket)).collect();

@@ -7,6 +7,7 @@ pub mod blueprint;
 mod init;
 mod layers;
 mod logging;
+pub(crate) mod outside;
 pub mod registry;
 mod root;
 
@@ -82,7 +83,7 @@ impl Cell {
         let (alive, lifeline) = line;
         let (said, ready) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .or_refuse(What::Host, || "make a pipe for the cell".into())?;
-        let (namespaces, privilege) = (blueprint.namespaces, blueprint.privilege);
+        let (mut namespaces, privilege) = (blueprint.namespaces, blueprint.privilege);
         let cloned = process::clone(namespaces)
             .or_refuse(What::Host, || format!("make the namespaces of the cell{}", hint(privilege)))?;
         match cloned {
@@ -96,6 +97,10 @@ impl Cell {
                 drop((alive, ready));
                 hear(&said)?;
                 groups.settled();
+                if blueprint.own_network {
+                    // The first process may have joined it rather than made it.
+                    namespaces |= process::namespaces::NET;
+                }
                 Ok(Self { init: pidfd, init_pid: pid, ready: Some(said), lifeline, namespaces, privilege })
             }
         }
