@@ -1,5 +1,6 @@
 //! SIGKILL at every stage of an entry: whatever stood by then, one sweep later nothing of it is left.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jailwright_tests::command::{have, wait_until};
@@ -12,20 +13,39 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch a_run_directory_that_is_full),
 ];
 
-/// One entry in which the process that makes its call number `at` is killed; `with_children`: and each that it started, at
-/// its own.
-fn enter(user: &User<'_>, at: usize, with_children: bool) -> jailwright_tests::Output {
+/// One entry under strace with what `what` says, and which calls it made; `with_children`: and what it started.
+fn enter(user: &User<'_>, what: &str, with_children: bool) -> (i32, String) {
     let follow: &[&str] = if with_children { &["-f"] } else { &[] };
-    Run::new("strace")
+    let log = format!("/tmp/killed-{}", user.name);
+    let out = Run::new("strace")
         .args(follow)
-        .args(["-qq", "-o", "/dev/null", "-u", &user.name, "-e", "signal=none", "-e"])
-        .arg(format!("inject=all:signal=KILL:when={at}"))
+        .args(["-qq", "-o", &log, "-u", &user.name, "-e", "signal=none", "-e", what])
         .arg(user.scratch().product().jail_sh())
         .args(["-c", "exit 7"])
         .env("USER", &user.name)
         .dir("/")
         .within(Duration::from_secs(30))
-        .run()
+        .run();
+    let calls = std::fs::read_to_string(&log).unwrap_or_default();
+    drop(std::fs::remove_file(&log));
+    (out.status, calls)
+}
+
+/// Some calls of an entry, by name and how often that has been made until then, as strace counts them.
+fn stages(calls: &str, step: usize) -> Vec<(String, usize)> {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut stages = Vec::new();
+    for line in calls.lines() {
+        let Some((before, _)) = line.split_once('(') else { continue };
+        let mut words = before.split_whitespace().rev();
+        let (Some(call), process) = (words.next(), words.next().unwrap_or_default()) else { continue };
+        if call.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            let count = counts.entry((process, call)).or_default();
+            *count += 1;
+            stages.push((call.to_owned(), *count));
+        }
+    }
+    stages.into_iter().step_by(step).collect()
 }
 
 fn mounts() -> String {
@@ -53,17 +73,15 @@ fn killed_everywhere(host: &Scratch, with_children: bool) -> Done {
     user.wait_for_the_end();
     let before = mounts();
     let mut killed = 0;
-    // Every fifth call, up to where the entry is through alive.
-    for at in (1..600).step_by(5) {
-        let out = enter(&user, at, with_children);
-        if out.status == 7 {
-            break;
-        }
-        killed += 1;
-        wait_until(&format!("call {at}: no process is left"), Duration::from_secs(15), || {
-            user.processes().is_empty()
-        });
-        assert_eq!(mounts(), before, "call {at}");
+    let (status, calls) = enter(&user, "trace=all", with_children);
+    assert_eq!(status, 7, "the control, traced: {calls}");
+    user.wait_for_the_end();
+    for (call, count) in stages(&calls, 5) {
+        let (status, _) = enter(&user, &format!("inject={call}:signal=KILL:when={count}"), with_children);
+        killed += usize::from(status != 7);
+        let stage = format!("killed at {call} {count}");
+        wait_until(&stage, Duration::from_secs(15), || user.processes().is_empty());
+        assert_eq!(mounts(), before, "{stage}");
     }
     assert!(killed > 20, "only {killed} kills met the entry");
     host.product().command("jail-list").arg("--sweep").run().ok();
