@@ -78,6 +78,10 @@ impl Groups {
     ) -> Result<Self> {
         let wanted = wanted(policy);
         if wanted.is_empty() {
+            // What others left is everybody's to clear; without this file there never was anything.
+            if let Ok(lock) = openat(run, "groups.lock", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+                sweep(&lock, uid);
+            }
             return Ok(Self::default());
         }
         let fresh = openat(

@@ -11,10 +11,10 @@ pub(crate) mod outside;
 pub mod registry;
 mod root;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use jail_sys::process::{self, Cloned, leak};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -116,11 +116,14 @@ impl Cell {
     pub fn join(&self, terminal: Terminal) -> Result<Option<Vec<u8>>> {
         let pts = match terminal.fd() {
             None => None,
-            Some(fd) => Some(
-                copy(standard(fd), Below::Left)
-                    .or_refuse(What::Host, || "copy the mount of the terminal".into())?,
-            ),
+            Some(fd) => match self.privilege {
+                Privilege::Root => Some(copy(standard(fd), Below::Left)),
+                Privilege::UserNamespace => {
+                    found_here(standard(fd)).map(|pts| copy(pts.as_fd(), Below::Left))
+                }
+            },
         };
+        let pts = pts.transpose().or_refuse(What::Host, || "copy the mount of the terminal".into())?;
         let mut types = ThreadNameSpaceType::MOUNT
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -224,4 +227,17 @@ fn name_in_dev(
         }
     }
     Err(Refusal::new(What::Host, format!("10,000 names like '{prefix}0' are in use in this cell already")))
+}
+
+/// The terminal by its name. Without root we are in a mount namespace of our own by now, and a descriptor from before leads to
+/// a mount that is not this namespace's to copy; the file of that name is the same one, or none is. Without it the terminal
+/// serves all the same, but has no name inside.
+fn found_here(terminal: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let link = format!("/proc/self/fd/{}", terminal.as_raw_fd());
+    let name = rustix::fs::readlinkat(CWD, link, Vec::new()).ok()?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let here = rustix::fs::openat(CWD, name, flags, Mode::empty()).ok()?;
+    let (held, found) = (rustix::fs::fstat(terminal).ok()?, rustix::fs::fstat(&here).ok()?);
+    let same = (held.st_dev, held.st_ino, held.st_rdev) == (found.st_dev, found.st_ino, found.st_rdev);
+    same.then_some(here)
 }
