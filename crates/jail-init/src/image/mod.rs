@@ -95,7 +95,7 @@ pub(crate) fn import(request: &Request<'_>, tool: &Tool) -> Result<Outcome> {
     let tree = survey(&image, request.max, old.image.is_some())?;
     let notes = notes(&tree);
     if request.dry_run {
-        let differences = place::compare(&tree, &old, jail.as_ref(), request.force);
+        let differences = place::compare(&tree, &old, jail.as_ref(), old.image.is_none(), request.force);
         return Ok(outcome(request, path, &image, tree.nodes.len(), &differences, notes));
     }
     let jail = JailRoot::find_or_make(&path)?;
@@ -103,7 +103,8 @@ pub(crate) fn import(request: &Request<'_>, tool: &Tool) -> Result<Outcome> {
     let _lock = state.lock(&mut |holder| say::waiting("jail-init", holder))?;
     // Whoever had the lock before us may have changed what we are about to change.
     let old = known(&state, &path, Some(&jail))?;
-    let differences = place::compare(&tree, &old, Some(&jail), request.force);
+    // One that no image was ever brought to was just seen to be empty.
+    let differences = place::compare(&tree, &old, Some(&jail), old.image.is_none(), request.force);
     let mut line = Line::new(request.verbose);
     carry_out(&image, &tree, &differences, &old, &jail, &state, &mut line)?;
     line.clear();
@@ -249,7 +250,8 @@ fn read_layer(
         error.hint("--max-size allows more, if the image is one that you trust")
     };
     let packing = packing(layout, descriptor)?;
-    let mut blob = Tee { from: layout.blob(descriptor)?, sum: Digesting::new(io::sink()).map_err(failed)? };
+    let from = io::BufReader::with_capacity(256 << 10, layout.blob(descriptor)?);
+    let mut blob = Tee { from, sum: Digesting::new(io::sink()).map_err(failed)? };
     let unpacked = if packing == Packing::None {
         layer::read(&mut blob, budget, collect).map_err(bad)?;
         None

@@ -4,7 +4,11 @@
 //! put there by us, stays unless the administrator says `-f`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread::Scope;
 
 use jail_provision::apply::Progress;
 use jail_provision::error::{Error, Result};
@@ -14,7 +18,7 @@ use jail_provision::manifest::{Manifest, PathText, Record, Stamp, What as Is, Wh
 use jail_provision::plan::Kept;
 use jail_provision::{provision, text};
 
-use super::layer::{Budget, Item};
+use super::layer::{Budget, Item, Kind};
 use super::merge::{Tree, What};
 use super::{Image, unpacked};
 
@@ -29,11 +33,23 @@ pub(super) struct Differences {
     pub(super) kept: BTreeMap<PathBuf, Kept>,
     /// Records of what needs nothing.
     pub(super) unchanged: BTreeMap<PathText, Record>,
+    /// Whether there is nothing in the jail that could be in the way.
+    empty: bool,
 }
 
-/// Holds the tree against the jail.
-pub(super) fn compare(tree: &Tree, old: &Manifest, jail: Option<&JailRoot>, force: bool) -> Differences {
-    let mut differences = Differences::default();
+/// Holds the tree against the jail; `empty` if nothing is in that yet.
+pub(super) fn compare(
+    tree: &Tree,
+    old: &Manifest,
+    jail: Option<&JailRoot>,
+    empty: bool,
+    force: bool,
+) -> Differences {
+    let mut differences = Differences { empty, ..Differences::default() };
+    if empty {
+        differences.write = tree.nodes.keys().cloned().collect();
+        return differences;
+    }
     for path in tree.nodes.keys() {
         one(tree, path, old, jail, force, &mut differences);
     }
@@ -109,8 +125,10 @@ fn wants_the_same(tree: &Tree, path: &Path, record: &Record) -> bool {
 
 /// Without root everything belongs to the caller.
 fn owned(meta: Meta) -> Meta {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    if uid.is_root() { meta } else { Meta { uid: uid.as_raw(), gid: gid.as_raw(), ..meta } }
+    static CALLER: OnceLock<(u32, u32)> = OnceLock::new();
+    let (uid, gid) =
+        *CALLER.get_or_init(|| (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
+    if uid == 0 { meta } else { Meta { uid, gid, ..meta } }
 }
 
 /// Writes what differs; answers the records of what is there then.
@@ -124,7 +142,8 @@ pub(super) fn place(
     jail: &JailRoot,
     progress: &mut dyn Progress,
 ) -> Result<BTreeMap<PathText, Record>> {
-    let mut placing = Placing { tree, jail, records: differences.unchanged.clone() };
+    let records = differences.unchanged.clone();
+    let mut placing = Placing { tree, jail, empty: differences.empty, records };
     // Children first; a directory in which something else lies stays.
     for path in differences.remove.iter().rev() {
         let (Removed::Gone | Removed::InUse) = jail.remove(path)?;
@@ -144,6 +163,7 @@ pub(super) fn place(
 struct Placing<'a> {
     tree: &'a Tree,
     jail: &'a JailRoot,
+    empty: bool,
     records: BTreeMap<PathText, Record>,
 }
 
@@ -153,7 +173,7 @@ impl Placing<'_> {
         let Some(node) = self.tree.nodes.get(path) else { return Ok(()) };
         let (at, meta) = (inner(path), owned(node.meta));
         let directory = node.what == What::Directory;
-        if self.jail.lstat(&at).is_ok_and(|there| there.is_dir() != directory) {
+        if !self.empty && self.jail.lstat(&at).is_ok_and(|there| there.is_dir() != directory) {
             if let Removed::InUse = self.jail.remove(&at)? {
                 return Err(Error::failed(format!(
                     "a directory with things that are not the image's stands at {}",
@@ -168,7 +188,7 @@ impl Placing<'_> {
             }
             What::Symlink(target) => {
                 self.jail.symlink(&at, target, meta)?;
-                self.record(&at, Is::Symlink { target: PathText(target.clone()) }, meta, None);
+                self.record(&at, Is::Symlink { target: PathText(target.clone()) }, meta);
             }
             What::File(_) => {}
         }
@@ -181,11 +201,12 @@ impl Placing<'_> {
         };
         let (at, meta) = (inner(path), owned(node.meta));
         self.jail.make_directory(&at, meta)?;
-        self.record(&at, Is::Directory, meta, None);
+        self.record(&at, Is::Directory, meta);
         Ok(())
     }
 
-    /// Every layer is read once more; what is wanted of it is written under all its names.
+    /// Every layer is read once more; what is wanted of it is written under all its names. A second thread writes the small
+    /// files, while this one reads on and unpacks.
     fn files(
         &mut self,
         image: &Image<'_>,
@@ -199,40 +220,76 @@ impl Placing<'_> {
                 names.entry((content.layer, content.number)).or_default().push(path);
             }
         }
-        for (layer, descriptor) in image.manifest.layers.iter().enumerate() {
-            if !names.keys().any(|(of, _)| *of == layer) {
-                continue;
+        let files = Files { tree: self.tree, jail: self.jail };
+        std::thread::scope(|scope| {
+            let mut writing = Writing::begin(scope, &files);
+            for (layer, descriptor) in image.manifest.layers.iter().enumerate() {
+                if !names.keys().any(|(of, _)| *of == layer) {
+                    continue;
+                }
+                let mut stream = unpacked(image.layout, descriptor)?;
+                // Counted when the tree was made.
+                let mut budget = Budget::new(u64::MAX / 4);
+                let mut trouble = None;
+                let read =
+                    super::layer::read(&mut stream, &mut budget, &mut |number, item: Item, content| {
+                        let Some(paths) = names.get(&(layer, number)) else { return Ok(()) };
+                        let done = writing.file(paths, &item, content).and_then(|records| {
+                            self.take(records, progress);
+                            writing
+                                .done()
+                                .try_for_each(|records| records.map(|records| self.take(records, progress)))
+                        });
+                        done.map_err(|error| {
+                            let sentence = error.message.clone();
+                            trouble = Some(error);
+                            sentence
+                        })
+                    });
+                match (trouble, read) {
+                    (Some(error), _) => return Err(error),
+                    (None, Err(why)) => return Err(image.layout.bad(why)),
+                    (None, Ok(())) => {}
+                }
             }
-            let mut stream = unpacked(image.layout, descriptor)?;
-            // Counted when the tree was made.
-            let mut budget = Budget::new(u64::MAX / 4);
-            let mut trouble = None;
-            let read = super::layer::read(&mut stream, &mut budget, &mut |number, _: Item, content| {
-                let Some(paths) = names.get(&(layer, number)) else { return Ok(()) };
-                self.file(paths, content, progress).map_err(|error| {
-                    let sentence = error.message.clone();
-                    trouble = Some(error);
-                    sentence
-                })
-            });
-            match (trouble, read) {
-                (Some(error), _) => return Err(error),
-                (None, Err(why)) => return Err(image.layout.bad(why)),
-                (None, Ok(())) => {}
-            }
-        }
-        Ok(())
+            writing
+                .end()
+                .into_iter()
+                .try_for_each(|records| records.map(|records| self.take(records, progress)))
+        })
     }
 
-    fn file(
-        &mut self,
-        paths: &[&PathBuf],
-        content: &mut dyn std::io::Read,
-        progress: &mut dyn Progress,
-    ) -> Result<()> {
-        let Some((first, others)) = paths.split_first() else { return Ok(()) };
-        let Some(node) = self.tree.nodes.get(*first) else { return Ok(()) };
-        let What::File(n) = node.what else { return Ok(()) };
+    fn take(&mut self, records: Records, progress: &mut dyn Progress) {
+        for (path, record, size) in records {
+            progress.step(&path.0, size);
+            self.records.insert(path, record);
+        }
+    }
+
+    fn record(&mut self, at: &Path, what: Is, meta: Meta) {
+        self.records.insert(PathText(at.to_path_buf()), record(what, meta, None));
+    }
+}
+
+fn record(what: Is, meta: Meta, stat: Option<&Stat>) -> Record {
+    let Meta { uid, gid, mode } = meta;
+    Record { what, uid, gid, mode, source: None, stamp: stat.map(Stamp::from), why: Why::Image }
+}
+
+/// What was written: paths, their records, and the bytes of each content, once.
+type Records = Vec<(PathText, Record, u64)>;
+
+/// Writes files of the image; from any thread.
+struct Files<'a> {
+    tree: &'a Tree,
+    jail: &'a JailRoot,
+}
+
+impl Files<'_> {
+    fn write(&self, paths: &[&PathBuf], content: &mut dyn Read) -> Result<Records> {
+        let Some((first, others)) = paths.split_first() else { return Ok(Vec::new()) };
+        let Some(node) = self.tree.nodes.get(*first) else { return Ok(Vec::new()) };
+        let What::File(n) = node.what else { return Ok(Vec::new()) };
         let (file, meta, at) = (&self.tree.files[n], owned(node.meta), inner(first));
         let written = self.jail.write_from(&at, content, file.size, meta, file.mtime)?.ok_or_else(|| {
             Error::failed(format!("the image ends in the middle of {}", text::quote(first)))
@@ -243,22 +300,84 @@ impl Placing<'_> {
         let what = Is::File { digest: written.digest, linked: false };
         // A new name changes the ctime of all.
         let stat = if others.is_empty() { written.stat } else { self.look(&at)? };
-        for path in paths {
-            self.record(&inner(path), what.clone(), meta, Some(&stat));
-            progress.step(path, 0);
-        }
-        progress.step(first, file.size);
-        Ok(())
+        let sizes = std::iter::once(file.size).chain(std::iter::repeat(0));
+        let records = paths.iter().zip(sizes);
+        Ok(records
+            .map(|(path, size)| (PathText(inner(path)), record(what.clone(), meta, Some(&stat)), size))
+            .collect())
     }
 
     fn look(&self, at: &Path) -> Result<Stat> {
         self.jail.lstat(at).map_err(|e| Error::io("stat", &self.jail.outside(at), e))
     }
+}
 
-    fn record(&mut self, at: &Path, what: Is, meta: Meta, stat: Option<&Stat>) {
-        let Meta { uid, gid, mode } = meta;
-        let record =
-            Record { what, uid, gid, mode, source: None, stamp: stat.map(Stamp::from), why: Why::Image };
-        self.records.insert(PathText(at.to_path_buf()), record);
+/// Files up to this size go to the second thread, whole.
+const SMALL: u64 = 1 << 20;
+/// As many may wait for it, so that memory stays bounded.
+const WAITING: usize = 16;
+
+/// The second thread, and what it gave back.
+struct Writing<'a> {
+    files: &'a Files<'a>,
+    /// `None` where no thread is to be had: then everything is written at once.
+    worker: Option<(SyncSender<Job<'a>>, Receiver<Result<Records>>)>,
+}
+
+/// A small file for the second thread.
+struct Job<'a> {
+    paths: Vec<&'a PathBuf>,
+    content: Vec<u8>,
+}
+
+impl<'a> Writing<'a> {
+    fn begin<'scope>(scope: &'scope Scope<'scope, '_>, files: &'a Files<'a>) -> Self
+    where
+        'a: 'scope,
+    {
+        let (jobs, todo) = sync_channel::<Job<'a>>(WAITING);
+        let (done, results) = channel();
+        let work = move || {
+            // Whoever gave the jobs may have left, after an error of its own.
+            for Job { paths, content } in todo {
+                if done.send(files.write(&paths, &mut content.as_slice())).is_err() {
+                    break;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("write".to_owned()).spawn_scoped(scope, work);
+        Self { files, worker: thread.is_ok().then_some((jobs, results)) }
+    }
+
+    /// Writes a file, or has it written: then its records come later.
+    fn file(&self, paths: &[&'a PathBuf], item: &Item, content: &mut dyn Read) -> Result<Records> {
+        match (&self.worker, &item.kind) {
+            (Some((jobs, _)), Kind::File { size }) if *size <= SMALL => {
+                let mut bytes = Vec::with_capacity(usize::try_from(*size).unwrap_or(0));
+                content
+                    .read_to_end(&mut bytes)
+                    .map_err(|e| Error::failed(format!("the image cannot be read: {}", text::reason(&e))))?;
+                let job = Job { paths: paths.to_vec(), content: bytes };
+                let gone = |_| Error::failed("the thread that writes files has ended");
+                jobs.send(job).map_err(gone).map(|()| Vec::new())
+            }
+            _ => self.files.write(paths, content),
+        }
+    }
+
+    /// What has been written by now.
+    fn done(&self) -> impl Iterator<Item = Result<Records>> {
+        self.worker.iter().flat_map(|(_, results)| results.try_iter())
+    }
+
+    /// Waits for the rest.
+    fn end(&mut self) -> Vec<Result<Records>> {
+        match self.worker.take() {
+            Some((jobs, results)) => {
+                drop(jobs);
+                results.iter().collect()
+            }
+            None => Vec::new(),
+        }
     }
 }

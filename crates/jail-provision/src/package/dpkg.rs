@@ -141,12 +141,19 @@ impl Dpkg {
     ) -> Result<BTreeMap<PathBuf, Package>, PackageError> {
         // Lists name files by paths from before /bin became a link. So: the name decides quickly, the real path surely.
         let names: HashSet<&OsStr> = files.iter().filter_map(|f| f.file_name()).collect();
+        // A hundred thousand lines: what comes after the last slash decides before a line is taken for a path at all.
+        let diverted = self.diversions.keys().filter_map(|path| path.file_name());
+        let worth: HashSet<&OsStr> = names.iter().copied().chain(diverted).collect();
         let directories = Directories::new(host);
         let mut owners = BTreeMap::new();
         for installed in &self.packages {
             let bytes = read_list(host, &installed.package)?;
-            for path in lines(&bytes) {
-                let path = self.diverted(path, &installed.package.name);
+            for line in bytes.split(|b| *b == b'\n').filter(|line| line.starts_with(b"/")) {
+                let last = line.rsplit(|b| *b == b'/').next().unwrap_or_default();
+                if !worth.contains(OsStr::from_bytes(last)) {
+                    continue;
+                }
+                let path = self.diverted(Path::new(OsStr::from_bytes(line)), &installed.package.name);
                 if !path.file_name().is_some_and(|name| names.contains(name)) {
                     continue;
                 }
