@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(plain every_room_but_jail_sys_forbids_unsafe),
     test!(plain each_file_says_why_it_exists),
     test!(plain the_privileged_path_never_panics),
+    test!(plain the_table_of_faults_names_tests_that_are_there),
 ];
 
 fn sources(below: &str) -> Vec<PathBuf> {
@@ -104,5 +105,22 @@ fn the_privileged_path_never_panics() -> Done {
             && !line.contains("debug_assert")
     });
     assert!(found.is_empty(), "in the set-uid path:\n{}", found.join("\n"));
+    Ok(())
+}
+
+fn the_table_of_faults_names_tests_that_are_there() -> Done {
+    let table = std::fs::read_to_string(checkout().join("docs/faults.md")).expect("docs/faults.md");
+    let mut named = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
+        let tests = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        for name in tests.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
+            let (file, function) = name.split_once("::").expect("has it");
+            let path = checkout().join("crates/jail-init/tests").join(file).with_extension("rs");
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert!(text.contains(&format!("\nfn {function}()")), "{name} is not there");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "only {named} tests are named");
     Ok(())
 }

@@ -7,6 +7,7 @@ use jail_provision::error::{Error, Result};
 use jail_provision::host::RealHost;
 use jail_provision::inventory;
 use jail_provision::jailroot::{Found, JailRoot};
+use jail_provision::manifest::Manifest;
 use jail_provision::profiles::Profiles;
 use jail_provision::provision::{self, Outlook, Request, Watcher};
 use jail_provision::state::{self, State};
@@ -28,13 +29,15 @@ pub(crate) struct Which {
 }
 
 impl Which {
-    /// The jails' directories.
+    /// The jails' directories; of all jails, those that follow this host (an image's is renewed by whoever makes the image).
     pub(crate) fn jails(&self, base: &Path) -> Result<Vec<PathBuf>> {
         if let Some(jail) = &self.jail {
             return Ok(vec![jail.clone()]);
         }
-        let known = inventory::jails(base)?;
-        known.into_iter().map(|known| known.manifest.map(|manifest| manifest.jail.0)).collect()
+        let manifests = inventory::jails(base)?.into_iter().map(|known| known.manifest);
+        let follows =
+            |manifest: &Result<Manifest>| !matches!(manifest, Ok(manifest) if manifest.image.is_some());
+        manifests.filter(follows).map(|manifest| manifest.map(|manifest| manifest.jail.0)).collect()
     }
 }
 

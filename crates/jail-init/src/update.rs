@@ -68,12 +68,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let tool = Tool::new("jail-update", cli.dry_run, cli.verbose && !cli.json)?;
     let mut status = 0;
     let mut results = Vec::new();
-    let all = cli.which.jail.is_none();
     for jail in cli.which.jails(&tool.base)? {
-        if all && is_of_an_image(&tool, &jail) {
-            // Nothing on this host renews it; that is for whoever makes the image.
-            continue;
-        }
         match one(cli, &tool, &jail) {
             Ok(done) => {
                 if cli.json {
@@ -97,11 +92,6 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         say::json(&Value::from(results));
     }
     Ok(ExitCode::from(status))
-}
-
-/// What cannot be told here is told by the update itself.
-fn is_of_an_image(tool: &Tool, jail: &Path) -> bool {
-    matches!(tool.state(jail).manifest(), Ok(Some(manifest)) if manifest.image.is_some())
 }
 
 fn is_quiet(done: &Done) -> bool {

@@ -155,7 +155,7 @@ impl JailRoot {
         let mut at = Walk::new(path)?;
         while let Some(name) = at.rest.pop() {
             match at.step(&name)? {
-                Some(next) => at.fd = next,
+                Some((next, stat)) => (at.fd, at.stat) = (next, stat),
                 None => return at.check_file_system().map(|()| Found::Nothing),
             }
         }
@@ -171,11 +171,10 @@ impl JailRoot {
     pub fn find_or_make(path: &Path) -> Result<Self> {
         let mut at = Walk::new(path)?;
         while let Some(name) = at.rest.pop() {
-            let next = match at.step(&name)? {
+            (at.fd, at.stat) = match at.step(&name)? {
                 Some(next) => next,
                 None => at.make(&name)?,
             };
-            at.fd = next;
         }
         at.check_file_system()?;
         at.check_jail_itself()?;
@@ -731,6 +730,8 @@ struct Walk {
     /// Components still to take, last first.
     rest: Vec<OsString>,
     me: u32,
+    /// Of the directory that `fd` is, as it was when it was opened.
+    stat: fs::Stat,
 }
 
 impl Walk {
@@ -761,11 +762,12 @@ impl Walk {
         rest.reverse();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open("/", flags, Mode::empty()).map_err(|e| Error::io("open", Path::new("/"), e))?;
-        Ok(Self { fd, path: PathBuf::from("/"), rest, me: rustix::process::geteuid().as_raw() })
+        let stat = fs::fstat(&fd).map_err(|e| Error::io("stat", Path::new("/"), e))?;
+        Ok(Self { fd, path: PathBuf::from("/"), rest, me: rustix::process::geteuid().as_raw(), stat })
     }
 
     /// Opens the next component; `None` if it is not there. The directory we stand in must be safe to look names up in.
-    fn step(&mut self, name: &OsStr) -> Result<Option<OwnedFd>> {
+    fn step(&mut self, name: &OsStr) -> Result<Option<(OwnedFd, fs::Stat)>> {
         self.check_parent()?;
         let next = self.path.join(name);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -783,7 +785,7 @@ impl Walk {
             _ => return Err(Error::refused(format!("{} is no directory", text::quote(&next)))),
         }
         self.path = next;
-        Ok(Some(fd))
+        Ok(Some((fd, stat)))
     }
 
     fn is_a_link(&self, link: &Path) -> Error {
@@ -801,10 +803,9 @@ impl Walk {
 
     /// A directory above the jail: whoever may rename in it may swap the jail.
     fn check_parent(&self) -> Result<()> {
-        let stat = fs::fstat(&self.fd).map_err(|e| Error::io("stat", &self.path, e))?;
-        self.check_owner(&stat)?;
-        let sticky = stat.st_mode & 0o1000 != 0;
-        if self.others_may_write(&stat) && !sticky {
+        self.check_owner(&self.stat)?;
+        let sticky = self.stat.st_mode & 0o1000 != 0;
+        if self.others_may_write(&self.stat) && !sticky {
             return Err(Error::refused(format!(
                 "others may write to {}, so they could swap the jail below it",
                 text::quote(&self.path)
@@ -815,9 +816,8 @@ impl Walk {
     }
 
     fn check_jail_itself(&self) -> Result<()> {
-        let stat = fs::fstat(&self.fd).map_err(|e| Error::io("stat", &self.path, e))?;
-        self.check_owner(&stat)?;
-        if self.others_may_write(&stat) {
+        self.check_owner(&self.stat)?;
+        if self.others_may_write(&self.stat) {
             return Err(Error::refused(format!("others may write to the jail {}", text::quote(&self.path)))
                 .hint(format!("chmod go-w {}", text::quote(&self.path))));
         }
@@ -854,7 +854,7 @@ impl Walk {
         Ok(())
     }
 
-    fn make(&self, name: &OsStr) -> Result<OwnedFd> {
+    fn make(&self, name: &OsStr) -> Result<(OwnedFd, fs::Stat)> {
         let failed = |e: Errno| Error::io("make the directory", &self.path, e);
         match retry(|| fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755))) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -867,7 +867,8 @@ impl Walk {
         if stat.st_uid == self.me {
             retry(|| fs::fchmod(&fd, Mode::from_raw_mode(0o755))).map_err(failed)?;
         }
-        Ok(fd)
+        let stat = fs::fstat(&fd).map_err(failed)?;
+        Ok((fd, stat))
     }
 }
 
