@@ -22,7 +22,8 @@ use jail_confine::refusal::{OrRefuse, Refusal, Result, What};
 use jail_confine::rootless;
 use jail_provision::{text, toml_text};
 use jail_sys::process::{self, Cloned};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::cli::Cli;
@@ -179,8 +180,7 @@ fn enter(cli: &Cli, caller: &Caller, policy: Policy, notebook: &OwnedFd) -> Resu
 fn parts_for_changes(start: &Path) -> Result<Vec<PathBuf>> {
     let doing = || "look for the host's mounts".to_owned();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").or_refuse(What::Host, doing)?;
-    let points: Vec<PathBuf> =
-        mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect();
+    let points: Vec<PathBuf> = mounts.lines().filter_map(mount_point_in_sight).collect();
     let is_whole = |part: &Path| !points.iter().any(|point| point != part && point.starts_with(part));
     let mut parts = Vec::new();
     for entry in std::fs::read_dir("/").or_refuse(What::Host, doing)? {
@@ -204,6 +204,20 @@ fn parts_for_changes(start: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// mountinfo writes blanks and backslashes as three octal digits (proc(5)).
+/// The place of a line of mountinfo (proc_pid_mountinfo(5)), unless something else was mounted over it or above it since.
+fn mount_point_in_sight(line: &str) -> Option<PathBuf> {
+    let mut fields = line.split(' ');
+    let id: u64 = fields.next()?.parse().ok()?;
+    let point = unescape(fields.nth(3)?);
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(CWD, &point, flags, StatxFlags::MNT_ID) {
+        Ok(there) if there.stx_mnt_id != id => None,
+        Err(Errno::NOENT | Errno::NOTDIR) => None,
+        // One that the caller cannot reach may be in sight of nobody, or of the command.
+        _ => Some(point),
+    }
+}
+
 fn unescape(point: &str) -> PathBuf {
     PathBuf::from(
         point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"),
@@ -381,6 +395,17 @@ mod tests {
         }
         let files = Files::plan(Path::new("/nonexistent/curl.toml")).expect("a name");
         assert_eq!(files.profile, Path::new("/nonexistent/curl.json"));
+    }
+
+    #[test]
+    fn a_mount_that_another_hides_is_no_mount() {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("proc");
+        let proc =
+            mounts.lines().find(|line| line.split(' ').nth(4) == Some("/proc")).expect("/proc is mounted");
+        assert_eq!(mount_point_in_sight(proc), Some("/proc".into()));
+        let older = proc.split_once(' ').map(|(_, rest)| format!("1 {rest}")).expect("fields");
+        assert_eq!(mount_point_in_sight(&older), None);
+        assert_eq!(mount_point_in_sight(&proc.replace(" /proc ", " /no/such/place ")), None);
     }
 
     #[test]
