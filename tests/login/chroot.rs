@@ -78,10 +78,9 @@ fn nothing_else_is_lost_in_a_chroot(host: &Scratch) -> Done {
 
 fn what_a_login_leaves_in_a_chroot_ends_with_it(host: &Scratch) -> Done {
     let user = chrooted(host)?;
-    let out = user.ssh(
-        "for i in 1 2 3; do (setsid sleep 300 </dev/null >/dev/null 2>&1 &); done; sleep 0.2; echo left",
-    );
-    assert_eq!(out.run().ok().text(), "left");
+    let one = "(sleep 300 </dev/null >/dev/null 2>&1 & sleep 0.3; kill -0 $! && echo left)";
+    let out = user.ssh(&[one; 3].join("; ")).run().ok();
+    assert_eq!(out.text(), "left\nleft\nleft");
     user.wait_for_the_end();
     Ok(())
 }
