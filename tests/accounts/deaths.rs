@@ -51,7 +51,7 @@ fn at_each_step<'a>(scratch: &Scratch, what: &str, prepare: &dyn Fn() -> Case<'a
                 // Half of useradd's own work: we say what to do.
                 if let Some((_, rest)) = again.errors().split_once("hint: if nobody needs that group: ") {
                     Run::sh(rest.lines().next().unwrap_or_default()).run().ok();
-                } else if !again.errors().contains("try again later") {
+                } else if !again.errors().contains("try again") {
                     break;
                 }
                 std::thread::sleep(std::time::Duration::from_millis(200));
