@@ -86,7 +86,6 @@ fn a_panel_that_makes_jails_and_shell_users(scratch: &Scratch) -> Done {
     for path in ["bin/bash", "usr/bin/factor", "usr/bin/groups", "usr/bin/id", "panel", "etc/passwd"] {
         assert!(Path::new(&site).join(path).exists(), "{path}");
     }
-    // The account is there, with another of the same uid beside it, as ISPConfig has it.
     let dir = names(scratch);
     script(
         scratch,
@@ -106,6 +105,21 @@ fn a_panel_that_makes_jails_and_shell_users(scratch: &Scratch) -> Done {
         "{}",
         inside.errors()
     );
+    // A shell user of the same uid beside it, as that panel makes them.
+    let shell_user = format!("{}s", user.name);
+    script(
+        scratch,
+        "set -e; useradd -o -u \"$3\" -g \"$3\" -M -d \"$1/./home/$2\" -s /bin/bash \"$2\"; usermod -p '*' \"$2\"
+        jk_jailuser -n -s /bin/bash -j \"$1\" \"$2\"; cp -a \"$1/home/$4/.ssh\" \"$1/home/$2/\"",
+        &[&site, &shell_user, &user.uid.to_string(), &user.name],
+    )
+    .ok();
+    // One cell for both, which shows one home: two are refused, and the log says what to do.
+    let ssh = || scratch.sshd().client("ssh").arg(format!("{shell_user}@jail")).arg("pwd; factor 6").run();
+    assert_eq!(ssh().status, 125);
+    scratch.syslog().expect(&["refused", &shell_user, "share uid", "make them alike"]);
+    script(scratch, "usermod -d \"$1/./home/$3\" \"$2\"", &[&site, &shell_user, &user.name]).ok();
+    assert_eq!(ssh().text(), format!("/home/{}\n6: 2 3", user.name), "{}", ssh().errors());
     // Twice is once; then what runs nightly.
     script(scratch, "jk_jailuser -n -s /bin/bash -j \"$1\" \"$2\"", &[&site, &user.name]).ok();
     script(scratch, "jk_init -f -k -c \"$2\" -j \"$1\" basicshell panelown", &[&site, &ini]).ok();
