@@ -256,6 +256,12 @@ fn start(
         socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).or_refuse(What::Host, doing)?;
     let (said, says) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_refuse(What::Host, doing)?;
+    if caller.privilege == Privilege::Root {
+        // QEMU opens it by its name in /proc, as the user.
+        let (uid, gid) = (caller.account.uid, caller.account.gid);
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::fchown(&says, Some(uid), Some(gid)).or_refuse(What::Host, doing)?;
+    }
     let parent = rustix::process::getpid();
     match process::clone(0).or_refuse(What::Host, || "start the machine's process".into())? {
         Cloned::Child => {

@@ -177,7 +177,9 @@ impl Relay {
 
     fn over(&self, why: &str) -> End {
         let said = String::from_utf8_lossy(&self.said).into_owned();
-        let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        // A kernel's panic is followed by lines that say less.
+        let lines = || said.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        let last = lines().find(|line| line.contains("Kernel panic")).or_else(|| lines().next());
         let why = match last {
             Some(line) => format!("{why}; its last words: {}", printable(line.as_bytes())),
             None => why.to_owned(),
