@@ -7,7 +7,7 @@ use jailwright_tests::product::built_static;
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 
-use crate::{attacker, default_policy};
+use crate::{attacker, default_policy, of_a_login};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch status_shows_nothing_left),
@@ -66,6 +66,7 @@ fn set_uid_copy_in_the_home(host: &Scratch) -> Done {
 
 /// The same, left in the jail's own tree by a careless administrator.
 fn set_uid_copy_in_the_root(host: &Scratch) -> Done {
+    of_a_login()?;
     let user = attacker(host);
     if Under::test() == Under::Bubblewrap {
         return skip("its root is the host's");
@@ -166,6 +167,7 @@ fn in_jail_passwd_names_another_shell(host: &Scratch) -> Done {
 fn own_jail(
     host: &Scratch,
 ) -> Result<(std::path::PathBuf, jailwright_tests::User<'_>), jailwright_tests::Skip> {
+    of_a_login()?;
     if Under::test() == Under::Bubblewrap {
         return Err(jailwright_tests::Skip("it has no passwd of its own".to_owned()));
     }

@@ -2,8 +2,9 @@
 //!
 //! One file a class; each test says in its comment what it is modelled on. All run as a jailed account over a real
 //! login. `JAIL_UNDER_TEST=jailkit` and `=bwrap` hold others against the same attempts (`tests/attack-table`), and
-//! `JAIL_VARIANT` runs them under other policies of ours: `writable` (root = "writable"), `discard`, `private`; the
-//! whole suite under ours goes through all of them. `rootless` is a class of its own.
+//! `JAIL_VARIANT` runs them under other policies of ours: `writable` (root = "writable"), `discard`, `private`, and
+//! `rootless`: from a cell that the account makes itself by jail-run, without root. The whole suite under ours goes through
+//! all of them.
 
 mod chroot;
 mod credentials;
@@ -27,7 +28,7 @@ mod terminals;
 use std::process::ExitCode;
 
 use jailwright_tests::user::Under;
-use jailwright_tests::{Scratch, User};
+use jailwright_tests::{Scratch, Skip, User};
 
 fn main() -> ExitCode {
     let default = run();
@@ -36,16 +37,20 @@ fn main() -> ExitCode {
     if !(everything && outside && Under::test() == Under::Ours && rustix::process::geteuid().is_root()) {
         return default;
     }
-    let variants = ["writable", "discard", "private"].map(again_under);
+    let variants = ["writable", "discard", "private", "rootless"].map(again_under);
     if variants.iter().all(|ok| *ok) { default } else { ExitCode::FAILURE }
 }
 
 /// Runs the classes that a policy could weaken once more, under another policy.
 fn again_under(variant: &str) -> bool {
     println!("\nattack, once more with JAIL_VARIANT={variant}");
+    // Behind a user namespace of its own the same kernel has other doors.
+    let more: &[&str] =
+        if variant == "rootless" { &["kernel::", "ipc::", "terminals::", "network::"] } else { &[] };
     let exe = std::env::current_exe().expect("this program's path");
     std::process::Command::new(exe)
         .args(["mounts::", "namespaces::", "credentials::", "processes::", "files::", "descriptors::"])
+        .args(more)
         .env("JAIL_VARIANT", variant)
         .status()
         .is_ok_and(|status| status.success())
@@ -84,11 +89,20 @@ fn attacker(host: &Scratch) -> User<'_> {
             Ok("writable") => "root = \"writable\"",
             Ok("discard") => "root = \"discard\"",
             Ok("private") => "session = \"private\"",
-            Ok(other) => panic!("JAIL_VARIANT={other}: one of default, writable, discard, private"),
+            Ok("rootless") => return user.rootless(),
+            Ok(other) => panic!("JAIL_VARIANT={other}: one of default, writable, discard, private, rootless"),
         };
         host.add_policy(&format!("[user.{}]\n{policy}\n", user.name));
     }
     user
+}
+
+/// For attempts on a login and its jail, which a cell of the account's own making does not have.
+fn of_a_login() -> Result<(), Skip> {
+    match std::env::var("JAIL_VARIANT").as_deref() {
+        Ok("rootless") => Err(Skip("a login and its jail are meant".to_owned())),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the suite runs with the policy as it is built in.

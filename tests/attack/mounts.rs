@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 
-use crate::attacker;
+use crate::{attacker, of_a_login};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch mount_a_file_system),
@@ -100,6 +100,7 @@ fn dot_dot_from_a_renamed_directory(host: &Scratch) -> Done {
 
 /// CVE-2021-30465, CVE-2026-87766: the jailer mounts where a link of the user's leads.
 fn bind_target_that_is_a_link(host: &Scratch) -> Done {
+    of_a_login()?;
     if Under::test() != Under::Ours {
         return skip("only our policy binds");
     }
@@ -122,6 +123,7 @@ fn bind_target_that_is_a_link(host: &Scratch) -> Done {
 
 /// CVE-2018-15664: the same, with the link put there between the look and the mount.
 fn bind_target_that_is_swapped(host: &Scratch) -> Done {
+    of_a_login()?;
     if Under::test() != Under::Ours {
         return skip("only our policy binds");
     }
@@ -164,6 +166,7 @@ fn jail_with_a_false_dev(host: &Scratch) -> Done {
 }
 
 fn false_directory(host: &Scratch, name: &str) -> Done {
+    of_a_login()?;
     if Under::test() != Under::Ours {
         return skip("it mounts nothing there");
     }
@@ -190,6 +193,7 @@ fn no_mount_of_the_host_is_seen(host: &Scratch) -> Done {
 /// On a systemd host every mount is shared, and a copy of one is its peer: what is mounted on the copy appears on the host,
 /// over the jail's own directories, and the next login mounts on that.
 fn no_mount_of_the_cell_is_seen_outside(host: &Scratch) -> Done {
+    of_a_login()?;
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let propagation = |how: &str| drop(Run::new("mount").args([how, "/"]).run().ok());
     let user = attacker(host);

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use jailwright_tests::user::{Under, bring_probe};
 use jailwright_tests::{Done, Scratch, Test, skip, test};
 
-use crate::attacker;
+use crate::{attacker, of_a_login};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch reach_a_service_of_the_host),
@@ -44,6 +44,7 @@ fn only_loopback_is_there(host: &Scratch) -> Done {
 
 /// Ruling 20: `ssh` asks for the network, `scp` does not.
 fn a_section_that_asks_gets_it(host: &Scratch) -> Done {
+    of_a_login()?;
     if Under::test() != Under::Ours {
         return skip("sections that ask are ours");
     }
@@ -58,6 +59,7 @@ fn a_section_that_asks_gets_it(host: &Scratch) -> Done {
 
 /// Landlock's scope stands in for the network namespace (ABI 6); an older kernel gets a line in the log.
 fn abstract_sockets_where_the_network_is_shared(host: &Scratch) -> Done {
+    of_a_login()?;
     use std::os::linux::net::SocketAddrExt;
     if Under::test() != Under::Ours {
         return skip("sections that ask are ours");

@@ -6,7 +6,7 @@ use jailwright_tests::command::wait_until;
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 
-use crate::attacker;
+use crate::{attacker, of_a_login};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch touch_a_process_outside),
@@ -76,6 +76,7 @@ fn kill_process_1(host: &Scratch) -> Done {
 
 /// CVE-2016-8659, CVE-2026-41163: the set-uid program's helpers run as the user; he may not look into them.
 fn look_into_the_jailer_from_outside(host: &Scratch) -> Done {
+    of_a_login()?;
     if Under::test() != Under::Ours {
         return skip("jail-sh's helpers are meant");
     }
@@ -103,6 +104,7 @@ fn look_into_the_jailer_from_outside(host: &Scratch) -> Done {
 
 /// The same during the entry, when there is more to win.
 fn trace_an_entry_from_outside(host: &Scratch) -> Done {
+    of_a_login()?;
     if Under::test() != Under::Ours {
         return skip("jail-sh's own processes are meant");
     }
@@ -136,6 +138,7 @@ fn kill_the_waiter_from_outside(host: &Scratch) -> Done {
 }
 
 fn signal_the_helpers(host: &Scratch, signal: &str) -> Done {
+    of_a_login()?;
     if Under::test() != Under::Ours {
         return skip("jail-sh's helpers are meant");
     }

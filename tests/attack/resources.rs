@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use jailwright_tests::command::wait_until;
 use jailwright_tests::user::Under;
-use jailwright_tests::{Done, Scratch, Test, skip, test};
+use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 
 use crate::attacker;
 
@@ -12,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch open_files),
     test!(scratch terminals_by_the_thousand),
     test!(scratch core_dumps),
+    test!(scratch groups_of_cells_that_ended),
 ];
 
 /// Built-in `processes` has to hold it, by cgroup or by RLIMIT_NPROC.
@@ -67,5 +69,33 @@ fn terminals_by_the_thousand(host: &Scratch) -> Done {
 fn core_dumps(host: &Scratch) -> Done {
     let out = attacker(host).ssh("ulimit -Hc").run().text();
     assert_eq!(out, "0");
+    Ok(())
+}
+
+/// Control groups are the host's to run out of. Nobody with privilege stays behind to remove a cell's, so the next entry of
+/// anyone does, one without limits too.
+fn groups_of_cells_that_ended(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("the groups are ours");
+    }
+    let (limited, other) = (attacker(host), attacker(host));
+    host.add_policy(&format!("[user.{}]\nprocesses = 50\n", limited.name));
+    let uid = limited.uid.to_string();
+    let groups = || Run::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &uid]).run().text();
+    let mut terminal = limited.terminal();
+    terminal.expect("$ ");
+    if groups().is_empty() {
+        return skip("there is no pids controller here");
+    }
+    terminal.kill();
+    limited.outside("kill").args(["-KILL", "-1"]).run();
+    limited.wait_for_the_end();
+    wait_until("its groups are gone", Duration::from_secs(20), || {
+        // A cell of its own each time: joining one that is there clears nothing.
+        other.outside("kill").args(["-KILL", "-1"]).run();
+        other.wait_for_the_end();
+        other.ssh("true").run().ok();
+        groups().is_empty()
+    });
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use jailwright_tests::{Done, Pty, Run, Scratch, Test, test};
 
-use crate::attacker;
+use crate::{attacker, of_a_login};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch type_into_the_own_terminal),
@@ -23,6 +23,7 @@ fn type_into_the_own_terminal(host: &Scratch) -> Done {
 
 /// root types `su - user`; the jailed program types a command into root's shell.
 fn type_into_roots_terminal(host: &Scratch) -> Done {
+    of_a_login()?;
     let user = attacker(host);
     let bash = Run::new("bash").args(["--norc", "--noprofile"]).env("TERM", "dumb").env("PS1", "root# ");
     let mut terminal = Pty::spawn(&bash.into_command());

@@ -1,6 +1,6 @@
 //! Accounts of the scratch host, and the ways into them.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use crate::command::{Run, wait_until};
 use crate::pty::Pty;
 use crate::scratch::Scratch;
 use crate::sshd::Sshd;
+
+/// Enters a cell of the caller's own making.
+const ROOTLESS: &str = "/usr/local/bin/rootless-shell";
 
 /// What an account's login leads into: the product, or what it is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub struct User<'s> {
     pub inner_home: PathBuf,
     /// Its jail, if it has one.
     pub jail: Option<PathBuf>,
+    /// The program that it enters a cell by, where that is not its login.
+    entry: Option<&'static str>,
 }
 
 impl Scratch {
@@ -66,7 +71,7 @@ impl Scratch {
             .ok();
         // '!' is "locked" to an sshd without PAM.
         Run::new("/usr/sbin/usermod").args(["-p", "*", &name]).run().ok();
-        let user = User { scratch: self, name, uid, inner_home: home.clone(), home, jail: None };
+        let user = User { scratch: self, name, uid, inner_home: home.clone(), home, jail: None, entry: None };
         user.accept_key(self.sshd());
         user
     }
@@ -158,6 +163,34 @@ impl<'s> User<'s> {
         self
     }
 
+    /// Has it enter cells that it makes itself: jail-run, without root, in a jail of its own cache. It sees its home as /home.
+    #[track_caller]
+    #[must_use]
+    pub fn rootless(mut self) -> User<'s> {
+        self.scratch.product();
+        bring_probe(Path::new("/"));
+        let cache = PathBuf::from(format!("/srv/cache-{}", self.uid));
+        std::fs::create_dir_all(&cache).expect("mkdir");
+        std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o700)).expect("chmod");
+        self.owns(&cache);
+        let script = "#!/bin/bash\n[ $# -gt 0 ] || set -- -i\nexport XDG_CACHE_HOME=/srv/cache-$UID\n\
+             exec /usr/local/bin/jail-run basicshell extendedshell --with /usr/bin/probe --bind \"$HOME:/home\" --env HOME=/home \
+             -- /bin/bash \"$@\"\n";
+        let temporary = format!("/usr/local/bin/.rootless-{}", self.uid);
+        std::fs::write(&temporary, script).expect("write");
+        std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o755)).expect("chmod");
+        std::fs::rename(&temporary, ROOTLESS).expect("rename");
+        self.entry = Some(ROOTLESS);
+        self.inner_home = PathBuf::from("/home");
+        self
+    }
+
+    /// The program that stands between the account and its cell, if it is not the login shell.
+    #[must_use]
+    pub fn entry(&self) -> Option<&'static str> {
+        self.entry
+    }
+
     /// What hosting panels do: a script around bwrap as login shell.
     fn give_bubblewrap_shell(&self) {
         let script = "#!/bin/bash\nargs=(); [ $# -eq 0 ] && args=(-l)\n\
@@ -192,6 +225,9 @@ impl<'s> User<'s> {
     /// `ssh user@jail COMMAND`, not yet run.
     #[must_use]
     pub fn ssh(&self, command: &str) -> Run {
+        if let Some(entry) = self.entry {
+            return self.outside(entry).args(["-c", command]).env("HOME", &self.home).dir("/");
+        }
         self.sshd().client("ssh").arg(self.at_host()).arg(command)
     }
 
@@ -230,6 +266,10 @@ impl<'s> User<'s> {
     #[track_caller]
     #[must_use]
     pub fn terminal_of(&self, term: &str) -> Pty {
+        if let Some(entry) = self.entry {
+            let run = self.outside(entry).env("HOME", &self.home).env("TERM", term).dir("/");
+            return Pty::spawn(&run.into_command());
+        }
         let ssh = self.sshd().client("ssh").arg("-tt").arg(self.at_host()).env("TERM", term).into_command();
         Pty::spawn(&ssh)
     }
