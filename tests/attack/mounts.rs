@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch open_by_handle),
     test!(scratch dot_dot_from_a_renamed_directory),
     test!(scratch bind_target_that_is_a_link),
+    test!(scratch bind_target_behind_a_link),
     test!(scratch bind_target_that_is_swapped),
     test!(scratch jail_with_a_false_proc),
     test!(scratch jail_with_a_false_dev),
@@ -118,6 +119,29 @@ fn bind_target_that_is_a_link(host: &Scratch) -> Done {
     let out = user.ssh("cat /etc/passwd").run();
     assert!(!out.text().contains("bound"), "it was mounted over /etc: {out:?}");
     assert!(out.status == 125 || out.text().contains(&user.name), "{out:?}");
+    Ok(())
+}
+
+/// The same with the link on the way: what is last is a plain directory, and the jail's own.
+fn bind_target_behind_a_link(host: &Scratch) -> Done {
+    of_a_login()?;
+    if Under::test() != Under::Ours {
+        return skip("only our policy binds");
+    }
+    let user = attacker(host);
+    let data = format!("/srv/{}", host.unique("data"));
+    std::fs::create_dir(&data).expect("mkdir");
+    std::fs::write(format!("{data}/planted"), "bound").expect("write");
+    let target = user.inner_home.join("x/share");
+    host.add_policy(&format!(
+        "[user.{}]\nbind = [{{ from = \"{data}\", to = \"{}\" }}]\n",
+        user.name,
+        target.display()
+    ));
+    symlink("/usr", user.home.join("x")).expect("symlink");
+    let out = user.ssh("echo entered; cat /usr/share/planted").run();
+    assert!(!out.text().contains("bound"), "it was mounted over /usr/share: {out:?}");
+    assert!(out.status == 125 || out.text().contains("entered"), "{out:?}");
     Ok(())
 }
 
