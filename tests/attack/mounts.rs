@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 
-use crate::{attacker, of_a_login};
+use crate::{attacker, default_policy, of_a_login};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch mount_a_file_system),
     test!(scratch mount_by_the_new_calls),
     test!(scratch remount_the_root_writable),
+    test!(scratch write_to_a_root_that_only_rules_keep),
     test!(scratch unmount_what_covers),
     test!(scratch pivot_root),
     test!(scratch chroot_twice),
@@ -49,6 +50,22 @@ fn mount_by_the_new_calls(host: &Scratch) -> Done {
 /// A mount option taken back.
 fn remount_the_root_writable(host: &Scratch) -> Done {
     attacker(host).cannot(&["remount_root"]);
+    Ok(())
+}
+
+/// Landlock keeps the root from being written as well; whoever finds a hole in it shall meet a read-only mount.
+fn write_to_a_root_that_only_rules_keep(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours || !default_policy() {
+        return skip("the two layers of a read-only root are meant");
+    }
+    let out = attacker(host).ssh("cat /proc/self/mountinfo").ok();
+    let mounts = out.text();
+    let root =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|line| line.get(4) == Some(&"/"));
+    let options = root.as_ref().and_then(|line| line.get(5)).copied().unwrap_or_default();
+    for option in ["ro", "nosuid", "nodev"] {
+        assert!(options.split(',').any(|found| found == option), "{option} is not among '{options}'");
+    }
     Ok(())
 }
 
