@@ -1,7 +1,9 @@
 //! jailkit's names for our tools: the calls that hosting panels make, unchanged, and logins through what they made.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use jailwright_tests::command::wait_until;
 use jailwright_tests::{Done, Output, Run, Scratch, Test, User, product, test};
 
 use crate::setting::line_of;
@@ -114,12 +116,17 @@ fn a_panel_that_makes_jails_and_shell_users(scratch: &Scratch) -> Done {
         &[&site, &shell_user, &user.uid.to_string(), &user.name],
     )
     .ok();
-    // One cell for both, which shows one home: two are refused, and the log says what to do.
-    let ssh = || scratch.sshd().client("ssh").arg(format!("{shell_user}@jail")).arg("pwd; factor 6").run();
-    assert_eq!(ssh().status, 125);
-    scratch.syslog().expect(&["refused", &shell_user, "share uid", "make them alike"]);
-    script(scratch, "usermod -d \"$1/./home/$3\" \"$2\"", &[&site, &shell_user, &user.name]).ok();
-    assert_eq!(ssh().text(), format!("/home/{}\n6: 2 3", user.name), "{}", ssh().errors());
+    // A cell shows one home, so each has a cell of its own, whose home is its own, at the same time too.
+    let ssh = |name: &str| scratch.sshd().client("ssh").arg(format!("{name}@jail"));
+    let lasting = ssh(&user.name).arg("exec sleep 60").background();
+    let seen = |name: &str| ssh(name).arg("cat /proc/[0-9]*/comm").run().text().contains("sleep");
+    wait_until("the first login is there", Duration::from_secs(20), || seen(&user.name));
+    assert!(!seen(&shell_user), "the other home's cell is another one");
+    for name in [&user.name, &shell_user] {
+        let out = ssh(name).arg("pwd; ls /home; echo of $USER >mine; cat mine").run();
+        assert_eq!(out.text(), format!("/home/{name}\n{name}\nof {name}"), "{}", out.errors());
+    }
+    drop(lasting);
     // Twice is once; then what runs nightly.
     script(scratch, "jk_jailuser -n -s /bin/bash -j \"$1\" \"$2\"", &[&site, &user.name]).ok();
     script(scratch, "jk_init -f -k -c \"$2\" -j \"$1\" basicshell panelown", &[&site, &ini]).ok();

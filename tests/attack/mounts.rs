@@ -58,7 +58,7 @@ fn write_to_a_root_that_only_rules_keep(host: &Scratch) -> Done {
     if Under::test() != Under::Ours || !default_policy() {
         return skip("the two layers of a read-only root are meant");
     }
-    let out = attacker(host).ssh("cat /proc/self/mountinfo").ok();
+    let out = attacker(host).ssh("cat /proc/self/mountinfo").run().ok();
     let mounts = out.text();
     let root =
         mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|line| line.get(4) == Some(&"/"));

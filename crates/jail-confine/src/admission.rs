@@ -132,6 +132,17 @@ pub struct Admission {
     pub tty_group: Option<u32>,
     /// Lines for the log: things that are allowed but worth knowing.
     pub notes: Vec<String>,
+    /// Whether the account's uid has one home in this jail.
+    pub homes: Homes,
+}
+
+/// The homes in one jail of the names that share a uid. A cell shows one home, so it decides what a cell is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Homes {
+    /// One, whatever number of names.
+    One,
+    /// Several, as hosting panels give a site's user and the shell users beside it.
+    Several,
 }
 
 /// Decides whether, where and how the caller comes in.
@@ -162,9 +173,13 @@ pub fn decide(invocation: &Invocation) -> Result<Admission> {
         ));
     };
     let host = Host { root: &root, etc: &etc, groups: &groups, policy: &file };
-    let admitted = admit_name(chosen, host, invocation)?;
+    let mut admitted = admit_name(chosen, host, invocation)?;
     for other in names.iter().skip(1) {
-        same_jail_and_policy(&admitted, &admit_name(other, host, invocation)?, chosen, other)?;
+        let also = admit_name(other, host, invocation)?;
+        same_jail_and_policy(&admitted, &also, chosen, other)?;
+        if also.home != admitted.home {
+            admitted.homes = Homes::Several;
+        }
     }
     Ok(admitted)
 }
@@ -357,10 +372,12 @@ fn admit(account: Account, group_names: &[Vec<u8>], host: Host<'_>, place: &Plac
         account_files: None,
         tty_group,
         notes,
+        homes: Homes::One,
     })
 }
 
-/// Two names of one uid must lead to the same cell, or the caller could choose by setting USER.
+/// Two names of one uid must lead to the same jail under the same policy, or the caller could choose by setting USER. Their
+/// homes may differ: whoever has the uid owns both.
 fn same_jail_and_policy(
     a: &Admission,
     b: &Admission,
@@ -370,14 +387,13 @@ fn same_jail_and_policy(
     let values = |admission: &Admission| {
         admission.policy.rows().into_iter().map(|(key, value, _)| (key, value)).collect::<Vec<_>>()
     };
-    if a.jail.identity == b.jail.identity && a.home == b.home && values(a) == values(b) && a.shell == b.shell
-    {
+    if a.jail.identity == b.jail.identity && values(a) == values(b) && a.shell == b.shell {
         return Ok(());
     }
     Err(Refusal::new(
         What::Account,
         format!(
-            "'{}' and '{}' share uid {} but differ in jail, home, shell or policy; make them alike or give them \
+            "'{}' and '{}' share uid {} but differ in jail, shell or policy; make them alike or give them \
              uids of their own",
             printable(first.name),
             printable(second.name),

@@ -344,7 +344,7 @@ fn find_cell(
             Ok((cell, groups, None))
         }
         Sharing::Shared => {
-            let mut groups = Groups::prepare(policy, uid, &admission.jail.name, &run, notes)?;
+            let mut groups = Groups::prepare(policy, uid, &registry::cell_key(admission), &run, notes)?;
             let (cell, lock) = registry::find_or_create(admission, &run, &mut groups, draw)?;
             Ok((cell, groups, Some(lock)))
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use jail_confine::admission::{Account, AccountFiles, Admission, HomeSource, Inside, Jail, identity};
+use jail_confine::admission::{Account, AccountFiles, Admission, HomeSource, Homes, Inside, Jail, identity};
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter::{self, Bond, Entry, Report};
 use jail_confine::invocation::{self, Call, Terminal};
@@ -192,6 +192,7 @@ fn admit(spec: &Spec) -> Result<Admission> {
             .map(|files| AccountFiles { passwd: files.passwd.clone(), group: files.group.clone() }),
         tty_group: None,
         notes: Vec::new(),
+        homes: Homes::One,
         host_root: None,
     })
 }

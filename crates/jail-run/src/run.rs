@@ -11,7 +11,7 @@ use clap::Parser;
 use jail_accounts::{group, passwd};
 use jail_confine::admission::Inside;
 use jail_confine::admission::{
-    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Jail, POLICY_FILE, STATE_DIRECTORY,
+    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Homes, Jail, POLICY_FILE, STATE_DIRECTORY,
     is_root_in_disguise, open_jail, read_entry_file,
 };
 use jail_confine::base::Base;
@@ -450,6 +450,7 @@ pub(crate) fn admission(caller: &Caller, jail: Jail, policy: Policy) -> Admissio
         account_files: Some(account_files(&caller.account)),
         tty_group: None,
         notes: Vec::new(),
+        homes: Homes::One,
     }
 }
 

@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::blueprint::Blueprint;
 use super::{Cell, Lasting};
-use crate::admission::{Admission, read_all};
+use crate::admission::{Admission, Homes, read_all};
 use crate::cgroup::Groups;
 use crate::policy::Policy;
 use crate::policy::values::Stale;
@@ -36,6 +36,9 @@ const TRIES: usize = 100;
 
 /// Behind the name of a cell that made room for a newer one; its first process's pid and start time follow.
 const SET_ASIDE: &str = ".old-";
+
+/// Behind the name of a cell's jail where its uid has several homes there; a digest of the cell's home follows.
+const OF_A_HOME: &str = ".home-";
 
 /// What is written down about a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +90,21 @@ pub fn open_run() -> Result<OwnedFd> {
 /// Where a user's cell in a jail is written down.
 #[must_use]
 pub fn cell_name(admission: &Admission) -> String {
-    format!("{}-{}", admission.account.uid, admission.jail.name)
+    format!("{}-{}", admission.account.uid, cell_key(admission))
+}
+
+/// What a user's cells are told apart by: the jail, and the home where the uid has several in it.
+#[must_use]
+pub fn cell_key(admission: &Admission) -> String {
+    let jail = &admission.jail.name;
+    match admission.homes {
+        Homes::One => jail.clone(),
+        Homes::Several => {
+            let mut digest = Digest::new();
+            digest.add(&admission.home);
+            format!("{jail}{OF_A_HOME}{:016x}", digest.0)
+        }
+    }
 }
 
 /// Whose cell a directory's name says it is, and of which jail: as [`cell_name`] made it, or as it was set aside under.
@@ -97,6 +114,11 @@ pub fn parse_cell_name(name: &str) -> Option<(u32, &str)> {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let jail = match jail.rsplit_once(SET_ASIDE) {
         Some((jail, process)) if process.split('-').all(is_number) => jail,
+        _ => jail,
+    };
+    let is_digest = |part: &str| part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let jail = match jail.rsplit_once(OF_A_HOME) {
+        Some((jail, digest)) if is_digest(digest) => jail,
         _ => jail,
     };
     Some((uid.parse().ok()?, jail))
@@ -371,25 +393,35 @@ pub fn start_time(pid: i32) -> Option<u64> {
 
 /// Tells whether a cell was made from the same policy and jail. Not a secret-keeper: root wrote both.
 fn digest(admission: &Admission) -> u64 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        hash = hash.wrapping_mul(0x0100_0000_01b3);
-    };
+    let mut digest = Digest::new();
     for (key, value, _) in admission.policy.rows() {
-        add(key.as_bytes());
-        add(value.as_bytes());
+        digest.add(key.as_bytes());
+        digest.add(value.as_bytes());
     }
-    add(&admission.home);
-    add(&admission.jail.identity.0.to_ne_bytes());
-    add(&admission.jail.identity.1.to_ne_bytes());
+    digest.add(&admission.home);
+    digest.add(&admission.jail.identity.0.to_ne_bytes());
+    digest.add(&admission.jail.identity.1.to_ne_bytes());
     if let Some(base) = &admission.jail.base {
-        add(base.path.as_os_str().as_bytes());
-        add(base.generation.as_bytes());
+        digest.add(base.path.as_os_str().as_bytes());
+        digest.add(base.generation.as_bytes());
     }
-    hash
+    digest.0
+}
+
+/// FNV-1a over several values. All of them are an administrator's, so nobody looks for two that give the same.
+struct Digest(u64);
+
+impl Digest {
+    const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        self.0 = self.0.wrapping_mul(0x0100_0000_01b3);
+    }
 }
 
 /// A cell as `jail-list` shows it.
@@ -478,6 +510,10 @@ mod tests {
         assert_eq!(parse_cell_name("1000-home-jail"), Some((1000, "home-jail")));
         assert_eq!(parse_cell_name(&format!("1000-home-jail{SET_ASIDE}4711-99")), Some((1000, "home-jail")));
         assert_eq!(parse_cell_name("1000-home-jail.old-4711-"), Some((1000, "home-jail.old-4711-")));
+        let of_a_home = "1000-home-jail.home-0123456789abcdef";
+        assert_eq!(parse_cell_name(of_a_home), Some((1000, "home-jail")));
+        assert_eq!(parse_cell_name(&format!("{of_a_home}{SET_ASIDE}4711-99")), Some((1000, "home-jail")));
+        assert_eq!(parse_cell_name("1000-home-jail.home-dave"), Some((1000, "home-jail.home-dave")));
     }
 
     #[test]
