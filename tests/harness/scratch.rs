@@ -179,7 +179,7 @@ impl Scratch {
                 .map(|(pid, command)| format!("process {pid}: {command}"))
                 .collect()
         };
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(15);
         while !processes().is_empty() && std::time::Instant::now() < end {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
