@@ -208,14 +208,18 @@ fn parts_for_changes(start: &Path) -> Result<Vec<PathBuf>> {
 fn mount_point_in_sight(line: &str) -> Option<PathBuf> {
     let mut fields = line.split(' ');
     let id: u64 = fields.next()?.parse().ok()?;
-    let point = unescape(fields.nth(3)?);
+    let parent: u64 = fields.next()?.parse().ok()?;
+    let point = unescape(fields.nth(2)?);
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    match rustix::fs::statx(CWD, &point, flags, StatxFlags::MNT_ID) {
-        Ok(there) if there.stx_mnt_id != id => None,
-        Err(Errno::NOENT | Errno::NOTDIR) => None,
-        // One that the caller cannot reach may be in sight of nobody, or of the command.
-        _ => Some(point),
-    }
+    let mount_at =
+        |path: &Path| rustix::fs::statx(CWD, path, flags, StatxFlags::MNT_ID).map(|there| there.stx_mnt_id);
+    let in_sight = match mount_at(&point) {
+        Ok(there) => there == id,
+        Err(Errno::NOENT | Errno::NOTDIR) => false,
+        // The caller may not look: what is above it tells whether it is still where it was mounted.
+        Err(_) => point.ancestors().skip(1).find_map(|above| mount_at(above).ok()) == Some(parent),
+    };
+    in_sight.then_some(point)
 }
 
 fn unescape(point: &str) -> PathBuf {
