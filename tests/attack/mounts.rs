@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use jailwright_tests::user::Under;
-use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
+use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, skip, test};
 
 use crate::{attacker, default_policy, of_a_login};
 
@@ -118,21 +118,7 @@ fn dot_dot_from_a_renamed_directory(host: &Scratch) -> Done {
 
 /// CVE-2021-30465, CVE-2026-87766: the jailer mounts where a link of the user's leads.
 fn bind_target_that_is_a_link(host: &Scratch) -> Done {
-    of_a_login()?;
-    if Under::test() != Under::Ours {
-        return skip("only our policy binds");
-    }
-    let user = attacker(host);
-    let data = format!("/srv/{}", host.unique("data"));
-    std::fs::create_dir(&data).expect("mkdir");
-    std::fs::write(format!("{data}/passwd"), "bound").expect("write");
-    let target = user.inner_home.join("x");
-    host.add_policy(&format!(
-        "[user.{}]\nbind = [{{ from = \"{data}\", to = \"{}\" }}]\n",
-        user.name,
-        target.display()
-    ));
-    symlink("/etc", user.home.join("x")).expect("symlink");
+    let user = bound_through_a_link(host, "passwd", "x", "/etc")?;
     let out = user.ssh("cat /etc/passwd").run();
     assert!(!out.text().contains("bound"), "it was mounted over /etc: {out:?}");
     assert!(out.status == 125 || out.text().contains(&user.name), "{out:?}");
@@ -141,25 +127,35 @@ fn bind_target_that_is_a_link(host: &Scratch) -> Done {
 
 /// The same with the link on the way: what is last is a plain directory, and the jail's own.
 fn bind_target_behind_a_link(host: &Scratch) -> Done {
-    of_a_login()?;
-    if Under::test() != Under::Ours {
-        return skip("only our policy binds");
-    }
-    let user = attacker(host);
-    let data = format!("/srv/{}", host.unique("data"));
-    std::fs::create_dir(&data).expect("mkdir");
-    std::fs::write(format!("{data}/planted"), "bound").expect("write");
-    let target = user.inner_home.join("x/share");
-    host.add_policy(&format!(
-        "[user.{}]\nbind = [{{ from = \"{data}\", to = \"{}\" }}]\n",
-        user.name,
-        target.display()
-    ));
-    symlink("/usr", user.home.join("x")).expect("symlink");
+    let user = bound_through_a_link(host, "planted", "x/share", "/usr")?;
     let out = user.ssh("echo entered; cat /usr/share/planted").run();
     assert!(!out.text().contains("bound"), "it was mounted over /usr/share: {out:?}");
     assert!(out.status == 125 || out.text().contains("entered"), "{out:?}");
     Ok(())
+}
+
+/// A user whose policy binds a directory with `file` in it to `target` of the home, where `x` is a link to `leads_to`.
+fn bound_through_a_link<'a>(
+    host: &'a Scratch,
+    file: &str,
+    target: &str,
+    leads_to: &str,
+) -> Result<User<'a>, Skip> {
+    of_a_login()?;
+    if Under::test() != Under::Ours {
+        return Err(Skip("only our policy binds".to_owned()));
+    }
+    let user = attacker(host);
+    let data = format!("/srv/{}", host.unique("data"));
+    std::fs::create_dir(&data).expect("mkdir");
+    std::fs::write(format!("{data}/{file}"), "bound").expect("write");
+    host.add_policy(&format!(
+        "[user.{}]\nbind = [{{ from = \"{data}\", to = \"{}\" }}]\n",
+        user.name,
+        user.inner_home.join(target).display()
+    ));
+    symlink(leads_to, user.home.join("x")).expect("symlink");
+    Ok(user)
 }
 
 /// CVE-2018-15664: the same, with the link put there between the look and the mount.

@@ -5,6 +5,9 @@ use std::ffi::{c_int, c_long};
 use jail_confine::seccomp::{
     Builtin, Flags, PortFilter, Program, Settings, Source, UnsafeItem, Violation, compile, parse,
 };
+use jail_sys::process::{self, Cloned};
+use rustix::process::{WaitOptions, waitpid};
+use rustix::thread::set_no_new_privs;
 
 /// What became of a call made in a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,33 +21,29 @@ const EPERM: Outcome = Outcome::Errno(libc::EPERM);
 const ENOSYS: Outcome = Outcome::Errno(libc::ENOSYS);
 const LOAD_FAILED: c_int = 254;
 
-/// Forks, loads the filter, makes the call and says what came of it.
+/// A child loads the filter and makes the call; says what came of it.
 fn attempt(program: Option<&Program>, call: fn() -> c_long) -> Outcome {
-    // SAFETY: the child makes system calls only (the program was compiled before), and ends by _exit.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let loaded = program.is_none_or(|program| {
-            // SAFETY: prctl with constants.
-            let nnp = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-            nnp == 0 && program.load(Flags { log: true, ..Flags::default() }).is_ok()
-        });
-        let status = match (loaded, loaded.then(call)) {
-            (false, _) => LOAD_FAILED,
-            // SAFETY: errno is this thread's.
-            (true, Some(-1)) => unsafe { *libc::__errno_location() },
-            (true, _) => 0,
-        };
-        // SAFETY: ends the child without running the parent's exit handlers.
-        unsafe { libc::_exit(status) };
+    let pid = match process::clone(0).expect("a child") {
+        Cloned::Child => {
+            let loaded = program.is_none_or(|program| {
+                set_no_new_privs(true).is_ok()
+                    && program.load(Flags { log: true, ..Flags::default() }).is_ok()
+            });
+            process::exit_now(match (loaded, loaded.then(call)) {
+                (false, _) => LOAD_FAILED,
+                (true, Some(-1)) => std::io::Error::last_os_error().raw_os_error().unwrap_or(LOAD_FAILED),
+                (true, _) => 0,
+            })
+        }
+        Cloned::Parent { pid, .. } => pid,
+    };
+    let (ended, status) =
+        waitpid(Some(pid), WaitOptions::empty()).expect("our own child").expect("it has ended");
+    assert_eq!(ended, pid);
+    if let Some(signal) = status.terminating_signal() {
+        return Outcome::Signal(signal);
     }
-    assert!(pid > 0, "fork failed");
-    let mut status = 0;
-    // SAFETY: waits for our own child.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    if libc::WIFSIGNALED(status) {
-        return Outcome::Signal(libc::WTERMSIG(status));
-    }
-    match libc::WEXITSTATUS(status) {
+    match status.exit_status().expect("it ended by itself") {
         0 => Outcome::Returned,
         LOAD_FAILED => panic!("the filter could not be loaded"),
         errno => Outcome::Errno(errno),
