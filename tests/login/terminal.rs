@@ -212,7 +212,10 @@ fn screen_new_and_attach(host: &Scratch) -> Done {
         .line("mkdir -m 700 -p ~/.screen; export SCREENDIR=$HOME/.screen; screen -dmS work; echo made:$?");
     terminal.expect("made:0");
     terminal.line("screen -r work");
-    std::thread::sleep(Duration::from_millis(500));
+    // A key that comes before screen has the terminal would be the shell's.
+    wait_until("screen has the terminal", Duration::from_secs(15), || {
+        user.ssh("SCREENDIR=$HOME/.screen screen -ls").run().text().contains("(Attached)")
+    });
     terminal.line("echo in''side $(( 6 * 7 ))");
     terminal.expect("inside 42");
     terminal.send("\x01d");
