@@ -203,7 +203,6 @@ fn parts_for_changes(start: &Path) -> Result<Vec<PathBuf>> {
     Ok(parts)
 }
 
-/// mountinfo writes blanks and backslashes as three octal digits (proc(5)).
 /// The place of a line of mountinfo (proc_pid_mountinfo(5)), unless something else was mounted over it or above it since.
 fn mount_point_in_sight(line: &str) -> Option<PathBuf> {
     let mut fields = line.split(' ');
@@ -222,6 +221,7 @@ fn mount_point_in_sight(line: &str) -> Option<PathBuf> {
     in_sight.then_some(point)
 }
 
+/// mountinfo writes blanks and backslashes as three octal digits (proc(5)).
 fn unescape(point: &str) -> PathBuf {
     PathBuf::from(
         point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"),

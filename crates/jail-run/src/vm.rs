@@ -227,7 +227,7 @@ fn processors(policy: &Policy) -> u32 {
     }
 }
 
-/// The one line about emulation is for a person to see what makes it slow.
+/// Emulation, with the rate of the host's clock: a guest that has to measure it for itself may wait for ever.
 fn accelerator(policy: &Policy, mark: Option<Mark>) -> Result<Accelerator> {
     let why = "this version does not use /dev/kvm";
     match policy.vm_accel {
