@@ -144,6 +144,24 @@ fn import(scratch: &Scratch, file: &Path, more: &[&str]) -> Run {
     scratch.run("jail-init", &arguments)
 }
 
+/// jail-init in whose calls strace puts a fault (strace(1), `inject=`), which begins with the call's name.
+fn with_fault(scratch: &Scratch, fault: &str) -> Command {
+    let call = fault.split(':').next().unwrap_or_default();
+    let mut command = scratch.command("strace");
+    command.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        &format!("trace={call}"),
+        "-e",
+        &format!("inject={fault}"),
+    ]);
+    command.arg(scratch.tool("jail-init"));
+    command
+}
+
 fn with(layers: Vec<Layer>) -> (Scratch, PathBuf) {
     let scratch = Scratch::new();
     let file = scratch.path("image.tar");
@@ -627,19 +645,7 @@ fn a_layout_that_changes_meanwhile_is_noticed() {
     assert_eq!(other.len(), honest.len());
     let blob = layout.join(format!("blobs/sha256/{}", Digest::of(&honest)));
     // Held for two seconds when it writes down what it is about to do.
-    let mut run = scratch
-        .command("strace")
-        .args([
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=rename",
-            "-e",
-            "inject=rename:delay_enter=2000000:when=1",
-        ])
-        .arg(scratch.tool("jail-init"))
+    let mut run = with_fault(&scratch, "rename:delay_enter=2000000:when=1")
         .args(["-j", text(&scratch.jail()), "--from-oci", text(&layout)])
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -718,20 +724,7 @@ fn a_killed_import_is_finished_by_the_next() {
         "pwrite64:error=ENOSPC:when=5",
     ] {
         let (scratch, file) = with(vec![std::mem::replace(&mut layer, Layer::new())]);
-        let (call, _) = fault.split_once(':').expect("a fault");
-        let run = scratch
-            .command("strace")
-            .args([
-                "-f",
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-e",
-                &format!("trace={call}"),
-                "-e",
-                &format!("inject={fault}"),
-            ])
-            .arg(scratch.tool("jail-init"))
+        let run = with_fault(&scratch, fault)
             .args(["-j", text(&scratch.jail()), "--from-oci", text(&file)])
             .output();
         assert!(!run.expect("strace").status.success(), "{fault}");
