@@ -56,7 +56,8 @@ pub fn jail_name(canonical: &[u8]) -> String {
 }
 
 /// FNV-1a. Not a secret-keeper: the jail's device and inode in entry.toml are what tells two jails apart.
-fn fnv1a_64(bytes: &[u8]) -> u64 {
+#[must_use]
+pub fn fnv1a_64(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))

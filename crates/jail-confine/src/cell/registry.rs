@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
+use jail_accounts::convention::fnv1a_64;
 use jail_sys::process::leak;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, flock, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -99,11 +100,7 @@ pub fn cell_key(admission: &Admission) -> String {
     let jail = &admission.jail.name;
     match admission.homes {
         Homes::One => jail.clone(),
-        Homes::Several => {
-            let mut digest = Digest::new();
-            digest.add(&admission.home);
-            format!("{jail}{OF_A_HOME}{:016x}", digest.0)
-        }
+        Homes::Several => format!("{jail}{OF_A_HOME}{:016x}", fnv1a_64(&admission.home)),
     }
 }
 
@@ -393,35 +390,23 @@ pub fn start_time(pid: i32) -> Option<u64> {
 
 /// Tells whether a cell was made from the same policy and jail. Not a secret-keeper: root wrote both.
 fn digest(admission: &Admission) -> u64 {
-    let mut digest = Digest::new();
+    let mut all = Vec::new();
+    let mut add = |bytes: &[u8]| {
+        all.extend_from_slice(bytes);
+        all.push(0);
+    };
     for (key, value, _) in admission.policy.rows() {
-        digest.add(key.as_bytes());
-        digest.add(value.as_bytes());
+        add(key.as_bytes());
+        add(value.as_bytes());
     }
-    digest.add(&admission.home);
-    digest.add(&admission.jail.identity.0.to_ne_bytes());
-    digest.add(&admission.jail.identity.1.to_ne_bytes());
+    add(&admission.home);
+    add(&admission.jail.identity.0.to_ne_bytes());
+    add(&admission.jail.identity.1.to_ne_bytes());
     if let Some(base) = &admission.jail.base {
-        digest.add(base.path.as_os_str().as_bytes());
-        digest.add(base.generation.as_bytes());
+        add(base.path.as_os_str().as_bytes());
+        add(base.generation.as_bytes());
     }
-    digest.0
-}
-
-/// FNV-1a over several values. All of them are an administrator's, so nobody looks for two that give the same.
-struct Digest(u64);
-
-impl Digest {
-    const fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        self.0 = self.0.wrapping_mul(0x0100_0000_01b3);
-    }
+    fnv1a_64(&all)
 }
 
 /// A cell as `jail-list` shows it.
