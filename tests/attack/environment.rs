@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch shell_start_files_by_ssh_environment),
     test!(scratch loader_variables_by_hand),
     test!(scratch name_service_library_in_the_jail),
+    test!(scratch name_service_module_for_programs_inside),
     test!(scratch loader_cache_in_the_jail),
     test!(scratch preload_file_in_the_jail),
     test!(scratch lines_forged_in_the_log),
@@ -135,6 +136,49 @@ fn name_service_library_in_the_jail(host: &Scratch) -> Done {
     }
     user.ssh("id; getent passwd root").run();
     assert_no_mark(&user);
+    Ok(())
+}
+
+/// The same file makes every program inside load the module that it names: the cell has an nsswitch.conf of its own, also
+/// after the jail's was replaced under a running cell, which takes the mount away.
+fn name_service_module_for_programs_inside(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("the file is the cell's own");
+    }
+    if !have("gcc") {
+        return skip("no C compiler on this machine");
+    }
+    let (jail, user) = spoiled_jail(host)?;
+    let source = "#include <unistd.h>\n__attribute__((constructor)) static void run(void) { write(2, \"loaded\", 6); }\n";
+    let at = user.writes("module.c", source);
+    for dir in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|dir| jail.join(dir)) {
+        if dir.is_dir() {
+            Run::new("gcc")
+                .args(["-shared", "-fPIC", "-o"])
+                .arg(dir.join("libnss_evil.so.2"))
+                .arg(&at)
+                .run()
+                .ok();
+        }
+    }
+    let spoil = || {
+        let new = jail.join("etc/.new");
+        std::fs::write(&new, "passwd: evil files\ngroup: evil files\n").expect("write");
+        std::fs::rename(&new, jail.join("etc/nsswitch.conf")).expect("rename");
+    };
+    spoil();
+    let in_a_chroot =
+        Run::new("chroot").arg(format!("--userspec={0}:{0}", user.uid)).arg(&jail).arg("id").run();
+    assert!(in_a_chroot.errors().contains("loaded"), "the control: {}", in_a_chroot.errors());
+    let mut first = user.sshd().client("ssh").arg(user.at_host()).arg("id; exec sleep 60").background();
+    assert!(first.first_line().contains(&user.name));
+    for _ in 0..2 {
+        let inside = user.ssh("id; cat /etc/nsswitch.conf").run().ok();
+        assert!(!inside.errors().contains("loaded") && !inside.text().contains("evil"), "{}", inside.text());
+        spoil();
+    }
+    drop(first);
+    user.wait_for_the_end();
     Ok(())
 }
 

@@ -17,6 +17,7 @@ mod logging;
 mod names;
 mod private_network;
 mod roots;
+mod staying;
 mod strict;
 mod terminal;
 mod transfer;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         logging::TESTS,
         private_network::TESTS,
         roots::TESTS,
+        staying::TESTS,
         strict::TESTS,
         terminal::TESTS,
         transfer::TESTS,

@@ -6,13 +6,15 @@ use std::time::Duration;
 use jailwright_tests::command::{have, wait_until};
 use jailwright_tests::uplink::{self, HOST, PORT, WORLD};
 use jailwright_tests::user::{Under, bring_probe};
-use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, test};
+use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, skip, test};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch the_world_can_be_reached_and_the_host_cannot),
     test!(scratch logins_share_a_private_network),
     test!(scratch nothing_is_left_of_a_killed_private_network),
     test!(scratch a_private_network_without_root),
+    test!(scratch a_hung_pasta_is_not_waited_for_for_ever),
+    test!(scratch the_network_is_in_the_cells_control_groups),
 ];
 
 fn private(host: &Scratch) -> Result<User<'_>, Skip> {
@@ -135,6 +137,66 @@ fn a_private_network_without_root(host: &Scratch) -> Done {
         "{text} {}",
         out.errors()
     );
+    user.wait_for_the_end();
+    Ok(())
+}
+
+/// Under the cell's lock: a login that comes meanwhile must not wait as long again.
+fn a_hung_pasta_is_not_waited_for_for_ever(host: &Scratch) -> Done {
+    let user = private(host)?;
+    let fake = format!("/tmp/{}", host.unique("pasta"));
+    std::fs::write(&fake, "#!/bin/sh\ntrap '' TERM HUP\nsleep 600\n").expect("write");
+    Run::new("chmod").args(["755", &fake]).run().ok();
+    let jail_sh = host.product().jail_sh().display().to_string();
+    // In a mount namespace of its own: others need the real one.
+    let script = format!(
+        "mount --bind {fake} /usr/bin/pasta; \
+         login() {{ setpriv --reuid {uid} --regid {uid} --clear-groups {jail_sh} -c 'echo ran'; echo status $?; }}; \
+         login & login & login & wait",
+        uid = user.uid
+    );
+    let begun = std::time::Instant::now();
+    let out = Run::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .env("USER", &user.name)
+        .dir("/")
+        .within(Duration::from_secs(60))
+        .run();
+    let took = begun.elapsed();
+    assert_eq!(out.text(), "status 125\nstatus 125\nstatus 125", "{}", out.errors());
+    assert!(took < Duration::from_secs(20), "all three together took {took:?}");
+    host.syslog().expect(&["jail-sh", &user.uid.to_string(), "10 seconds"]);
+    user.wait_for_the_end();
+    // With the real one again, all is well.
+    assert_eq!(user.ssh("echo in").run().ok().text(), "in");
+    user.wait_for_the_end();
+    Ok(())
+}
+
+/// Else what ends with the first login would end the network of all later ones, and its memory would be nobody's.
+fn the_network_is_in_the_cells_control_groups(host: &Scratch) -> Done {
+    let user = private(host)?;
+    host.add_policy(&format!("[user.{}]\nprocesses = 100\nlimits = \"best-effort\"\n", user.name));
+    let mut session =
+        user.sshd().client("ssh").arg(user.at_host()).arg("echo in; exec sleep 60").background();
+    assert_eq!(session.first_line(), "in");
+    let groups_of = |name: &str| {
+        let comm = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pid = user.processes().into_iter().map(|(pid, _)| pid).find(|pid| comm(pid).trim() == name);
+        let pid = pid.unwrap_or_else(|| panic!("no {name}: {:?}", user.processes()));
+        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its groups")
+    };
+    let cells = groups_of("jail-init");
+    if !cells.contains("jailwright") {
+        drop(session);
+        return skip("no controller for processes on this machine");
+    }
+    assert_eq!(groups_of("jail-network"), cells);
+    // It may be a build for a newer processor (pasta.avx2).
+    let pasta = user.processes().into_iter().find(|(_, line)| line.contains("--no-map-gw")).expect("pasta");
+    let its = std::fs::read_to_string(format!("/proc/{}/cgroup", pasta.0)).expect("its groups");
+    assert_eq!(its, cells);
+    drop(session);
     user.wait_for_the_end();
     Ok(())
 }

@@ -13,6 +13,9 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch a_discarded_root_has_the_size_of_tmp),
     test!(scratch links_hard_links_and_renames_on_a_discarded_root),
     test!(scratch discarded_without_root),
+    test!(scratch discarded_on_disk),
+    test!(scratch a_layer_on_disk_outlives_nobody_who_was_killed),
+    test!(scratch a_layer_on_disk_is_roots_to_have),
 ];
 
 /// A jail of its own, with a tree below /opt that belongs to the user: file modes alone protect nothing there.
@@ -115,5 +118,102 @@ fn discarded_without_root(host: &Scratch) -> Done {
     assert_eq!(out.clone().ok().text(), "evil x", "{}", out.errors());
     let again = run("ls / >/dev/null && cat /etc/new /etc/passwd");
     assert!(again.text().contains(&user.name) && again.errors().contains("/etc/new"), "{again:?}");
+    Ok(())
+}
+
+const LAYERS: &str = "/var/lib/jailwright/.discard";
+
+fn on_disk(host: &Scratch) -> User<'_> {
+    let user = destroyer(host);
+    host.add_policy(&format!("[user.{}]\ndiscard = \"disk\"\n", user.name));
+    user
+}
+
+/// The layers of a user's cells: the directories, and the locks beside them.
+fn layers_of(user: &User<'_>) -> Vec<String> {
+    let ours = format!("{}-", user.uid);
+    let entries = std::fs::read_dir(LAYERS).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(&ours)).collect()
+}
+
+#[track_caller]
+fn swept(host: &Scratch, user: &User<'_>) {
+    host.product().command("jail-list").arg("--sweep").run().ok();
+    assert_eq!(layers_of(user), Vec::<String>::new());
+}
+
+/// More than `tmp` has room for, in a layer that nobody but root can look into, and gone afterwards.
+fn discarded_on_disk(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("the policy is ours");
+    }
+    let user = on_disk(host);
+    let jail = user.jail.clone().expect("jailed");
+    let before = picture(&jail);
+    let script = "rm -rf --no-preserve-root /opt 2>/dev/null; dd if=/dev/zero of=/opt/big bs=1M count=48 2>/dev/null && \
+                  mkdir -p /opt/a/b/c && chmod 0 /opt/a/b && echo full; echo evil >/opt/ls; exec sleep 60";
+    let mut first = user.sshd().client("ssh").arg(user.at_host()).arg(script).background();
+    assert_eq!(first.first_line(), "full");
+    let layer = layers_of(&user).into_iter().find(|name| !name.ends_with(".lock")).expect("a layer");
+    let big = format!("{LAYERS}/{layer}/upper/opt/big");
+    assert_eq!(std::fs::metadata(&big).expect("the layer is there").len(), 48 << 20);
+    // A second login shares it, and a sweep leaves what is in use alone.
+    host.product().command("jail-list").arg("--sweep").run().ok();
+    assert_eq!(user.ssh("stat -c %s /opt/big").run().ok().text(), (48 << 20).to_string());
+    assert_ne!(user.outside("ls").arg(LAYERS).run().status, 0, "the user can look into it from outside");
+    drop(first);
+    user.wait_for_the_end();
+    assert_eq!(picture(&jail), before, "the host's tree");
+    // The next cell of the kind clears it away, whoever makes it.
+    let other = on_disk(host);
+    other.ssh("true").run().ok();
+    assert_eq!(layers_of(&user), Vec::<String>::new());
+    assert_eq!(user.ssh("/opt/ls / >/dev/null && echo as new").run().ok().text(), "as new");
+    user.wait_for_the_end();
+    other.wait_for_the_end();
+    swept(host, &user);
+    Ok(())
+}
+
+fn a_layer_on_disk_outlives_nobody_who_was_killed(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("the policy is ours");
+    }
+    let user = on_disk(host);
+    let mut session = user
+        .sshd()
+        .client("ssh")
+        .arg(user.at_host())
+        .arg("echo x >/opt/x; echo in; exec sleep 60")
+        .background();
+    assert_eq!(session.first_line(), "in");
+    assert_eq!(layers_of(&user).len(), 2, "a directory and its lock");
+    for (pid, _) in user.processes() {
+        drop(Run::new("kill").args(["-KILL", &pid.to_string()]).run());
+    }
+    drop(session);
+    user.wait_for_the_end();
+    // What a sweep that was killed, and an entry that was killed before its layer was there, leave behind.
+    std::fs::write(format!("{LAYERS}/{}-1-0.lock", user.uid), "").expect("write");
+    swept(host, &user);
+    Ok(())
+}
+
+fn a_layer_on_disk_is_roots_to_have(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("jail-run is meant");
+    }
+    let user = host.plain_user();
+    host.product();
+    let out = user
+        .outside("/usr/local/bin/jail-run")
+        .args(["basicshell", "--root", "discard", "--discard", "disk", "--", "/bin/true"])
+        .env("HOME", &user.home)
+        .without_env("XDG_CACHE_HOME")
+        .dir("/")
+        .run();
+    assert_eq!(out.status, 125);
+    assert!(out.errors().contains("discard = \"disk\" (from flag) needs root"), "{}", out.errors());
     Ok(())
 }

@@ -34,11 +34,11 @@ use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::learn;
 use crate::log::{Level, Log};
+use crate::own_etc::{self, OwnFile};
 use crate::policy::Policy;
 use crate::policy::values::{Isolation, Network, Root, Seccomp, Session as Sharing};
 use crate::programs;
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
-use crate::resolver;
 use crate::session::{self, Failure, Session};
 use crate::waiter::{self, Orphans, Tie, Watch};
 
@@ -182,15 +182,15 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
 
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;
-    let resolver = resolver::of_host(&admission.policy);
+    let own = own_etc::files(admission);
     let (cell, mut groups, lock) = if in_chroot {
         (None, private_groups(admission, &registry::open_run()?, &mut notes)?, None)
     } else {
-        let (cell, groups, lock) = find_cell(admission, entry, resolver.as_deref(), &mut notes)?;
+        let (cell, groups, lock) = find_cell(admission, entry, &own, &mut notes)?;
         (Some(cell), groups, lock)
     };
     let named = match &cell {
-        Some(cell) => move_in(cell, admission, entry, agent, resolver.as_deref())?,
+        Some(cell) => move_in(cell, admission, entry, agent, &own)?,
         None => Names::NONE,
     };
     let (exec, filter) = if named == expected {
@@ -297,7 +297,7 @@ impl Names {
 }
 
 /// Goes into the cell, and makes of it what this login is to find: its terminal and agent, no agent that it may not have,
-/// and the host's name servers of now (a cell found running has those of when it was made).
+/// and names of hosts and name servers as they are now (a cell found running has those of when it was made).
 // Its frame must be gone while the waiter waits: see release_unused_stack.
 #[inline(never)]
 fn move_in(
@@ -305,14 +305,14 @@ fn move_in(
     admission: &Admission,
     entry: &Entry<'_>,
     agent: Option<OwnedFd>,
-    resolver: Option<&[u8]>,
+    own: &[OwnFile],
 ) -> Result<Names> {
     let terminal = cell.join(entry.terminal)?;
     if !admission.policy.agent {
         agent::cover(&admission.home)?;
     }
-    if let (Some(text), Privilege::Root) = (resolver, entry.privilege) {
-        resolver::refresh(text)?;
+    if cell.was_running() {
+        own_etc::refresh(own)?;
     }
     let agent = agent.map(|socket| cell::name_agent(&socket)).transpose()?;
     Ok(Names { terminal, agent })
@@ -325,14 +325,14 @@ fn move_in(
 fn find_cell(
     admission: &Admission,
     entry: &Entry<'_>,
-    resolver: Option<&[u8]>,
+    own: &[OwnFile],
     notes: &mut Vec<String>,
 ) -> Result<(Cell, Groups, Option<OwnedFd>)> {
     let policy = &admission.policy;
-    let draw = || Blueprint::draw(admission, start_of(entry), entry.privilege, resolver);
+    let draw = |groups: &Groups| Blueprint::draw(admission, start_of(entry), entry.privilege, own, groups);
     if entry.privilege == Privilege::UserNamespace {
         let mut groups = Groups::none_without_root(policy, notes)?;
-        let cell = Cell::for_one_login(draw()?, &mut groups)?;
+        let cell = Cell::for_one_login(draw(&groups)?, &mut groups)?;
         return Ok((cell, groups, None));
     }
     let run = registry::open_run()?;
@@ -340,7 +340,7 @@ fn find_cell(
     match policy.session {
         Sharing::Private => {
             let mut groups = private_groups(admission, &run, notes)?;
-            let cell = Cell::for_one_login(draw()?, &mut groups)?;
+            let cell = Cell::for_one_login(draw(&groups)?, &mut groups)?;
             Ok((cell, groups, None))
         }
         Sharing::Shared => {

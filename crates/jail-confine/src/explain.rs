@@ -9,13 +9,13 @@ use std::path::Path;
 use jail_accounts::{group, passwd};
 use jail_sys::landlock;
 
-use crate::admission::{self, Admission, read_root_file};
+use crate::admission::{self, Admission, STATE_DIRECTORY, read_root_file};
 use crate::chroot;
 use crate::directory;
 use crate::enter::must_be_possible;
 use crate::invocation::{Call, Invocation, Terminal};
 use crate::policy::Policy;
-use crate::policy::values::{Isolation, Network, Root};
+use crate::policy::values::{Discard, Isolation, Network, Root};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 use crate::trusted::{Top, Trust};
 
@@ -118,10 +118,16 @@ fn abilities(policy: &Policy) -> Vec<String> {
         lines.extend(chroot::leaves_open());
     }
     if policy.root == Root::Discard {
-        lines.push(format!(
-            "root: changes end with the cell; they and /tmp may take {} together; the home lasts",
-            policy.tmp
-        ));
+        lines.push(match policy.discard {
+            Discard::Memory => format!(
+                "root: changes end with the cell; they and /tmp may take {} together; the home lasts",
+                policy.tmp
+            ),
+            Discard::Disk => format!(
+                "root: changes end with the cell, and are removed from '{STATE_DIRECTORY}/.discard' when the next one of \
+                 this kind is made or by jail-list --sweep; nothing bounds them but that file system; the home lasts"
+            ),
+        });
         if !has_file_system("overlay") {
             lines.push(
                 "kernel: no overlayfs: root = \"discard\" would be refused (modprobe overlay)".to_owned(),

@@ -12,6 +12,7 @@ use crate::cell::Cell;
 use crate::confined::{self, Identity};
 use crate::invocation::{Terminal, standard};
 use crate::refusal::{OrRefuse, Result, What};
+use crate::seccomp::{Supervisor, supervisor};
 
 const SIGHUP: i32 = 1;
 const SIGKILL: i32 = 9;
@@ -87,7 +88,12 @@ fn give_up(watch: &Watch, cell: Option<&Cell>) -> Result<()> {
         // sshd's process for this connection is our parent. After the change of uid, which would clear it.
         confined::die_with_parent(SIGHUP)?;
     }
-    release_descriptors(watch.terminal, cell)
+    release_descriptors(watch.terminal, cell)?;
+    let filter = supervisor(match watch.orphans {
+        Orphans::AreEnded => Supervisor::WaiterOfChroot,
+        Orphans::EndWithTheCell => Supervisor::Waiter,
+    });
+    filter.load(filter.flags()).or_refuse(What::Host, || "load the waiter's seccomp filter".into())
 }
 
 /// The pipes of a session must close when its last process closes them, not when the waiter ends; nothing of the host

@@ -40,11 +40,12 @@ pub(crate) fn if_root() -> Result<Vec<Running>> {
     if rustix::process::geteuid().is_root() { running() } else { Ok(Vec::new()) }
 }
 
-/// Clears away state and control groups of all cells that have ended; answers how many run.
+/// Clears away state, control groups and layers on disk of all cells that have ended; answers how many run.
 pub(crate) fn sweep() -> Result<usize> {
     let run = run_directory()?;
     let number = registry::sweep(&run, usize::MAX).map_err(|refusal| Error::failed(refusal.why))?.len();
     jail_confine::cgroup::sweep_all(&run).map_err(|refusal| Error::failed(refusal.why))?;
+    jail_confine::cell::discard::sweep(usize::MAX).map_err(|refusal| Error::failed(refusal.why))?;
     Ok(number)
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser};
 use jail_confine::policy::file::{Layer, VmLayer};
 use jail_confine::policy::values::{
-    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root,
-    Seccomp, Size, Umask, Violation,
+    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Discard, Home, Isolation, Limit, Limits, Network,
+    Root, Seccomp, Size, Umask, Violation,
 };
 
 /// What a person types.
@@ -82,6 +82,9 @@ pub struct PolicyFlags {
     /// read-only, writable or discard
     #[arg(long)]
     pub root: Option<Root>,
+    /// memory or disk (root only): where changes to a discarded root lie until then
+    #[arg(long)]
+    pub discard: Option<Discard>,
     /// own or all: which homes of a jail are there
     #[arg(long)]
     pub home: Option<Home>,
@@ -168,6 +171,7 @@ impl PolicyFlags {
         Layer {
             network: self.network.clone(),
             root: self.root,
+            discard: self.discard,
             home: self.home,
             isolation: if self.vm { Some(Isolation::Vm) } else { self.isolation },
             vm: VmLayer { kernel: self.vm_kernel.clone(), accel: self.vm_accel },

@@ -16,7 +16,7 @@ use jail_confine::enter::{self, Bond, Entry, Program, Report};
 use jail_confine::invocation::{self, Terminal};
 use jail_confine::log::Log;
 use jail_confine::policy::values::{
-    Accel, Bind, Count, Isolation, Limit, Limits, Network, Root, Session, Size,
+    Accel, Bind, Count, Discard, Isolation, Limit, Limits, Network, Root, Session, Size,
 };
 use jail_confine::policy::{Policy, text};
 use jail_confine::refusal::{OrRefuse, Refusal, Result, What};
@@ -168,6 +168,10 @@ fn must_be_possible(policy: &Policy, caller: &Caller) -> Result<()> {
             policy.root,
             "the jail's image is shared and read-only; use \"discard\"",
         );
+    }
+    if policy.discard == Discard::Disk {
+        let why = "a machine's changes lie in its memory; use \"memory\"";
+        return refuse(policy, "discard", policy.discard, why);
     }
     if policy.agent {
         return refuse(policy, "agent", true, "the guest has no way to the host's agent");

@@ -12,12 +12,15 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::discard;
 use super::layers::{Changes, Layers};
 use super::logging::HostLog;
 use super::outside::WayOut;
-use crate::admission::{Admission, HomeSource};
+use crate::admission::{Account, Admission, HomeSource};
+use crate::cgroup::Groups;
+use crate::own_etc::OwnFile;
 use crate::policy::Policy;
-use crate::policy::values::{Home, Network, Root, Size};
+use crate::policy::values::{Discard, Home, Network, Root, Size};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
 /// The privilege that an entry works with.
@@ -43,24 +46,6 @@ pub(crate) struct Attachment {
 pub(crate) enum Kind {
     Directory,
     File,
-}
-
-/// A file that the cell shows instead of the jail's.
-#[derive(Debug)]
-pub(crate) struct OwnFile {
-    /// Below the root, without a slash before it.
-    pub(crate) target: &'static str,
-    pub(crate) content: Vec<u8>,
-    pub(crate) renewal: Renewal,
-}
-
-/// Whether a file of the cell's own is written again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Renewal {
-    /// It lasts as it is, and its mount is read-only.
-    Never,
-    /// By root, before each login; by its mode nobody else can.
-    AtEachLogin,
 }
 
 /// Whether a file on a mount that the user can write may become a program.
@@ -107,8 +92,8 @@ pub struct Blueprint {
     /// The host's device nodes, where they cannot be made.
     pub(crate) devices: Vec<(&'static str, OwnedFd)>,
     pub(crate) files: Vec<OwnFile>,
-    /// Keeps the generation of the base that this is made from from being removed.
-    pub(crate) hold: Option<OwnedFd>,
+    /// Locks that keep the generation of the base that this is made from, and a layer on disk, from being removed.
+    pub(crate) holds: Vec<OwnedFd>,
     pub(crate) tmp: Size,
     pub(crate) execution: Execution,
     pub(crate) hostname: CString,
@@ -132,17 +117,22 @@ impl Blueprint {
     ///
     /// # Errors
     /// If the kernel will not copy a mount, or a directory that the policy binds is not there.
-    pub fn draw(
+    pub(crate) fn draw(
         admission: &Admission,
         start: Option<&[u8]>,
         privilege: Privilege,
-        resolver: Option<&[u8]>,
+        own: &[OwnFile],
+        groups: &Groups,
     ) -> Result<Self> {
         let policy = &admission.policy;
         let host_parts =
             admission.host_root.as_ref().map(|parts| host_parts(admission, parts)).transpose()?;
         // An overlay shows nothing of what is mounted below its lower directory, which much of a host's root is.
-        let changes = if host_parts.is_some() { Changes::InPlace } else { changes(policy.root) };
+        let mut holds: Vec<OwnedFd> = hold_base(admission)?.into_iter().collect();
+        let changes = match policy.root {
+            Root::Discard if host_parts.is_none() => changes(admission, privilege, &mut holds)?,
+            _ => Changes::InPlace,
+        };
         let root = Layers { lowers: copy_layers(admission)?, changes, privilege };
         let execution = Execution::under(policy);
         let home = match &admission.home_source {
@@ -153,7 +143,10 @@ impl Blueprint {
         // The cgroup namespace comes later, when the first process is in the group that shall be its root.
         let mut namespaces = namespaces::MOUNT | namespaces::PID | namespaces::IPC | namespaces::UTS;
         let way_out = match policy.network {
-            Network::Private => Some(WayOut::make(privilege, admission.account.uid, admission.account.gid)?),
+            Network::Private => {
+                let Account { uid, gid, .. } = admission.account;
+                Some(WayOut::make(privilege, uid, gid, groups)?)
+            }
             _ => None,
         };
         if own_network && way_out.is_none() {
@@ -176,8 +169,8 @@ impl Blueprint {
                 Privilege::Root => Vec::new(),
                 Privilege::UserNamespace => host_devices()?,
             },
-            files: own_files(admission, privilege, resolver),
-            hold: hold_base(admission)?,
+            files: own.to_vec(),
+            holds,
             tmp: policy.tmp,
             execution,
             hostname: CString::new(policy.hostname.as_bytes())
@@ -232,28 +225,26 @@ fn hold_base(admission: &Admission) -> Result<Option<OwnedFd>> {
     hold.transpose().or_refuse(What::Host, || "hold the base".into())
 }
 
-const fn changes(root: Root) -> Changes {
-    match root {
-        Root::Discard => Changes::OnScratch,
-        Root::ReadOnly | Root::Writable => Changes::InPlace,
+/// Where the changes to a root go that are thrown away.
+fn changes(admission: &Admission, privilege: Privilege, holds: &mut Vec<OwnedFd>) -> Result<Changes> {
+    match (admission.policy.discard, privilege) {
+        (Discard::Memory, _) => Ok(Changes::OnScratch),
+        (Discard::Disk, Privilege::Root) => {
+            if discard::sweep(discard::SWEEP_AT_MOST).is_err() {
+                // Whatever is in the way there is in nobody's way here.
+            }
+            let layer = discard::Layer::make(admission.account.uid)?;
+            holds.push(layer.hold);
+            Ok(Changes::OnDisk(layer.tree))
+        }
+        (Discard::Disk, Privilege::UserNamespace) => Err(Refusal::new(
+            What::Policy,
+            format!(
+                "discard = \"disk\" (from {}) needs root, who removes the layer; use \"memory\", whose size is `tmp`",
+                admission.policy.origin("discard")
+            ),
+        )),
     }
-}
-
-fn own_files(admission: &Admission, privilege: Privilege, resolver: Option<&[u8]>) -> Vec<OwnFile> {
-    let fixed =
-        |target, content: &[u8]| OwnFile { target, content: content.to_vec(), renewal: Renewal::Never };
-    let accounts = admission
-        .account_files
-        .as_ref()
-        .map(|files| [fixed("etc/passwd", &files.passwd), fixed("etc/group", &files.group)]);
-    let resolver = resolver.map(|text| OwnFile {
-        renewal: match privilege {
-            Privilege::Root => Renewal::AtEachLogin,
-            Privilege::UserNamespace => Renewal::Never,
-        },
-        ..fixed(crate::resolver::PATH, text)
-    });
-    accounts.into_iter().flatten().chain(resolver).collect()
 }
 
 /// The parent of the home, unless that is the root.

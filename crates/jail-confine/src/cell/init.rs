@@ -18,6 +18,7 @@ use super::logging::{HostLog, Relay};
 use super::{Lasting, root};
 use crate::cgroup::Groups;
 use crate::confined;
+use crate::seccomp::{Supervisor, supervisor};
 
 /// What the first process holds on to.
 pub(crate) struct Lines {
@@ -46,9 +47,8 @@ pub(crate) fn live(mut blueprint: Blueprint, groups: &Groups, lasting: Lasting, 
     } else {
         leak(ready.into());
     }
-    let hold = blueprint.hold.take().map(leak);
-    let way_out = blueprint.way_out.take().map(|way| leak(way.line));
-    let hold = hold.into_iter().chain(way_out).collect();
+    let way_out = blueprint.way_out.take().map(|way| way.line);
+    let hold = std::mem::take(&mut blueprint.holds).into_iter().chain(way_out).map(leak).collect();
     // Closed with everything else.
     std::mem::forget(blueprint);
     if joined {
@@ -121,6 +121,12 @@ fn wait_for_the_end(
     if kept.is_err() {
         return;
     }
+    // The last of its rights: what lines of untrusted programs could make of it has no more of the kernel than this.
+    let filter = supervisor(Supervisor::FirstProcess);
+    if filter.load(filter.flags()).is_err() {
+        return;
+    }
+    drop(filter);
     process::release_unused_stack();
     loop {
         if let Some(relay) = &mut relay {

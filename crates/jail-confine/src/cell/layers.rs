@@ -27,12 +27,14 @@ pub(crate) struct Layers {
 }
 
 /// Where changes to the root go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Changes {
     /// To the one directory itself, if its mount lets them.
     InPlace,
     /// To a layer on the cell's scratch space, which ends with the cell.
     OnScratch,
+    /// To a directory on disk, which somebody removes when the cell has ended.
+    OnDisk(OwnedFd),
 }
 
 impl Layers {
@@ -58,13 +60,14 @@ impl Layers {
         if self.is_plain() {
             "mount the jail".to_owned()
         } else {
-            "mount the jail's layers as an overlay (it needs the kernel's overlayfs, and free space on the cell's tmp)"
+            "mount the jail's layers as an overlay (it needs the kernel's overlayfs, free space on the cell's tmp, and for \
+             discard = \"disk\" a file system there that is no overlay itself)"
                 .to_owned()
         }
     }
 
     fn is_plain(&self) -> bool {
-        self.lowers.len() == 1 && self.changes == Changes::InPlace
+        self.lowers.len() == 1 && matches!(self.changes, Changes::InPlace)
     }
 
     /// The layers as one file system, put together in a directory of the scratch space; its root has the mode given.
@@ -83,15 +86,16 @@ impl Layers {
         rustix::process::fchdir(scratch)?;
         fsconfig_set_string(context.as_fd(), "lowerdir", names.join(":"))?;
         let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        match self.changes {
+        match &self.changes {
             Changes::InPlace => attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY,
-            Changes::OnScratch => {
-                // The overlay's root has the mode of its uppermost directory.
-                for (key, name, mode) in [("upperdir", "upper", mode), ("workdir", "work", 0o700)] {
-                    let name = format!("{place}/{name}");
-                    directory(scratch, &name, mode)?;
-                    fsconfig_set_string(context.as_fd(), key, name.as_str())?;
-                }
+            Changes::OnScratch => upper(context.as_fd(), scratch, place, mode)?,
+            Changes::OnDisk(disk) => {
+                let place = format!("{place}/disk");
+                directory(scratch, &place, 0o700)?;
+                attach_below(disk.as_fd(), scratch, &place)?;
+                upper(context.as_fd(), scratch, &place, mode)?;
+                // Nobody waits for what is thrown away to reach the disk.
+                fsconfig_set_flag(context.as_fd(), "volatile")?;
             }
         }
         if self.privilege == Privilege::UserNamespace {
@@ -101,6 +105,16 @@ impl Layers {
         fsconfig_create(context.as_fd())?;
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     }
+}
+
+/// Makes the two directories of the layer for changes. The overlay's root has the mode of its uppermost directory.
+fn upper(context: BorrowedFd<'_>, scratch: BorrowedFd<'_>, place: &str, mode: u32) -> Result<(), Errno> {
+    for (key, name, mode) in [("upperdir", "upper", mode), ("workdir", "work", 0o700)] {
+        let name = format!("{place}/{name}");
+        directory(scratch, &name, mode)?;
+        fsconfig_set_string(context, key, name.as_str())?;
+    }
+    Ok(())
 }
 
 fn directory(scratch: BorrowedFd<'_>, name: &str, mode: u32) -> Result<(), Errno> {

@@ -4,12 +4,13 @@
 //! way, by that process's pidfd (rulings 6).
 
 pub mod blueprint;
+pub mod discard;
 mod init;
 mod layers;
 mod logging;
 pub(crate) mod outside;
 pub mod registry;
-mod root;
+pub(crate) mod root;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -154,6 +155,11 @@ impl Cell {
     /// While this is open somewhere the cell lives.
     pub(crate) fn lifeline(&self) -> BorrowedFd<'_> {
         self.lifeline.as_fd()
+    }
+
+    /// Whether somebody else made it.
+    pub(crate) const fn was_running(&self) -> bool {
+        self.ready.is_none()
     }
 
     /// The privilege it was made with.

@@ -9,12 +9,16 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use jail_sys::process::{self, Cloned, Exec, leak, namespaces};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, access};
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, waitpid};
 
 use super::blueprint::Privilege;
+use crate::cgroup::Groups;
 use crate::confined::{self, Identity};
 use crate::refusal::{OrRefuse, Refusal, Result, What};
 use crate::waiter;
@@ -37,6 +41,13 @@ const OPTIONS: [&str; 12] = [
     "-U",
     "none",
 ];
+
+/// How long pasta may take. It is waited for under the cell's lock: without an end a hung one would keep every login of
+/// the user waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The keeper, which may be stopped by its own user, has so much longer to say what became of it.
+const OF_THE_KEEPER: Duration = Duration::from_secs(15);
+const SIGKILL: i32 = 9;
 
 /// Whether the program and its device are there, for a refusal before anything is made.
 ///
@@ -70,8 +81,8 @@ impl WayOut {
     /// Makes it, and waits until it stands.
     ///
     /// # Errors
-    /// What the kernel would not give; pasta's own words, if it ends with a complaint.
-    pub(crate) fn make(privilege: Privilege, uid: u32, gid: u32) -> Result<Self> {
+    /// What the kernel would not give; pasta's own words, if it ends with a complaint; that it took too long.
+    pub(crate) fn make(privilege: Privilege, uid: u32, gid: u32, groups: &Groups) -> Result<Self> {
         let identity = match privilege {
             Privilege::Root => Identity::Change { uid, gid, groups: Vec::new() },
             Privilege::UserNamespace => Identity::Keep,
@@ -85,11 +96,18 @@ impl WayOut {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_refuse(What::Host, doing);
         let ((alive, line), (said, say)) = (pipe()?, pipe()?);
         match process::clone(0).or_refuse(What::Host, doing)? {
-            Cloned::Child => keep(&identity, holder.pid, alive, say),
-            Cloned::Parent { .. } => {
+            Cloned::Child => {
+                // Held by the keeper itself, the line would never end.
+                drop(line);
+                keep(&identity, holder.pid, alive, say, groups)
+            }
+            Cloned::Parent { pid: keeper, .. } => {
                 drop((alive, say));
-                hear(&said)?;
-                Ok(Self { namespace, line })
+                let heard = hear(&said);
+                if heard.is_err() && process::kill(keeper.as_raw_nonzero().get(), SIGKILL).is_err() {
+                    // It has ended, with what it started.
+                }
+                heard.map(|()| Self { namespace, line })
             }
         }
     }
@@ -115,18 +133,18 @@ impl Holder {
                     Err(errno) => [b'-', u8::try_from(errno.raw_os_error()).unwrap_or(0)],
                 };
                 if rustix::io::write(&say, &byte).is_ok() {
-                    while matches!(rustix::io::read(&wait, &mut [0_u8; 1]), Err(rustix::io::Errno::INTR)) {}
+                    while matches!(rustix::io::read(&wait, &mut [0_u8; 1]), Err(Errno::INTR)) {}
                 }
                 process::exit_now(0)
             }
             Cloned::Parent { pid, .. } => {
                 drop((wait, say));
                 let mut byte = [0_u8; 2];
-                let told = rustix::io::retry_on_intr(|| rustix::io::read(&said, &mut byte));
+                let told = read_until(&said, &mut byte, Instant::now() + PATIENCE);
                 match (told.or_refuse(What::Host, doing)?, byte) {
                     (2, [b'+', _]) => Ok(Self { pid, _line: line }),
                     (2, [_, errno]) => {
-                        let errno = rustix::io::Errno::from_raw_os_error(errno.into());
+                        let errno = Errno::from_raw_os_error(errno.into());
                         let why = crate::rootless::forbidden_by();
                         Err(errno).or_refuse(What::Host, || format!("{}; {why}", doing()))
                     }
@@ -158,9 +176,9 @@ impl Holder {
 }
 
 /// With the user's rights only, and nothing but its two lines open; then it may be looked into, as pasta does.
-fn hold(identity: &Identity, lines: &[BorrowedFd<'_>]) -> std::result::Result<(), rustix::io::Errno> {
+fn hold(identity: &Identity, lines: &[BorrowedFd<'_>]) -> std::result::Result<(), Errno> {
     process::close_from_but(0, lines)?;
-    confined::give_up_rights(identity, &[]).map_err(|_| rustix::io::Errno::PERM)?;
+    confined::give_up_rights(identity, &[]).map_err(|_| Errno::PERM)?;
     process::unshare(namespaces::USER | namespaces::NET)?;
     set_dumpable_behavior(DumpableBehavior::Dumpable)
 }
@@ -168,9 +186,10 @@ fn hold(identity: &Identity, lines: &[BorrowedFd<'_>]) -> std::result::Result<()
 /// What pasta or the keeper said until it closed its end: nothing but a mark where all went well.
 fn hear(said: &OwnedFd) -> Result<()> {
     let mut words = Vec::new();
+    let end = Instant::now() + OF_THE_KEEPER;
     loop {
         let mut some = [0_u8; 512];
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(said, &mut some));
+        let read = read_until(said, &mut some, end);
         match read.or_refuse(What::Host, || "hear from pasta".into())? {
             0 => break,
             length => words.extend_from_slice(some.get(..length).unwrap_or_default()),
@@ -185,38 +204,72 @@ fn hear(said: &OwnedFd) -> Result<()> {
     }
 }
 
+/// read(2), but `ETIMEDOUT` when nothing has come by then.
+fn read_until(from: &OwnedFd, to: &mut [u8], end: Instant) -> std::result::Result<usize, Errno> {
+    match wait_until(&mut [PollFd::new(from, PollFlags::IN)], end)? {
+        0 => Err(Errno::TIMEDOUT),
+        _ => rustix::io::retry_on_intr(|| rustix::io::read(from, &mut *to)),
+    }
+}
+
+/// poll(2) until a moment; how many of them have something.
+fn wait_until(on: &mut [PollFd<'_>], end: Instant) -> std::result::Result<usize, Errno> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
+        match poll(on, Some(&left)) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
 /// The keeper: starts pasta, says whether it stands, and ends it when the cell is gone.
-fn keep(identity: &Identity, holder: Pid, alive: OwnedFd, say: OwnedFd) -> ! {
+///
+/// With pasta it is in the cell's control groups: what ends with a login (logind's KillUserProcesses) does not end the
+/// network of the user's other logins, and what the network costs is the user's.
+fn keep(identity: &Identity, holder: Pid, alive: OwnedFd, say: OwnedFd, groups: &Groups) -> ! {
     let (alive, say) = (leak(alive), leak(say));
-    let status = stand(identity, holder, alive, say);
-    let mark: &[u8] = if status == Ok(0) { b"+" } else { b"-" };
+    let status = groups.enter().and_then(|()| stand(identity, holder, alive, say));
+    let mark: &[u8] = match status {
+        Ok(0) => b"+",
+        Err(Errno::TIMEDOUT) => b"it did not say within 10 seconds that its network stands, and was ended-",
+        _ => b"-",
+    };
+    let stands = status == Ok(0);
+    if !stands {
+        // Before it is told: nothing is left of it when the login is refused.
+        waiter::end_children();
+    }
     let told = rustix::io::write(say, mark).is_ok() && process::close_from_but(0, &[alive]).is_ok();
-    if told && status == Ok(0) {
+    if told && stands {
         process::release_unused_stack();
-        while matches!(rustix::io::read(alive, &mut [0_u8; 1]), Err(rustix::io::Errno::INTR) | Ok(1..)) {}
+        while matches!(rustix::io::read(alive, &mut [0_u8; 1]), Err(Errno::INTR) | Ok(1..)) {}
     }
     waiter::end_children();
     process::exit_now(0)
 }
 
-/// pasta goes into the background when its network stands, and falls to us then.
+/// pasta goes into the background when its network stands, and falls to us then. `ETIMEDOUT` if it does neither that nor
+/// end; so it is too when the login that waits for it is gone.
 fn stand(
     identity: &Identity,
     holder: Pid,
     alive: BorrowedFd<'_>,
     say: BorrowedFd<'static>,
-) -> std::result::Result<i32, rustix::io::Errno> {
+) -> std::result::Result<i32, Errno> {
     process::close_from_but(0, &[alive, say])?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
     rustix::thread::set_name(c"jail-network")?;
-    confined::give_up_rights(identity, &[]).map_err(|_| rustix::io::Errno::PERM)?;
+    confined::give_up_rights(identity, &[]).map_err(|_| Errno::PERM)?;
     let holder = holder.to_string();
     let arguments = OPTIONS.into_iter().chain([holder.as_str()]);
-    let argv = arguments.map(|word| CString::new(word).map_err(|_| rustix::io::Errno::INVAL));
+    let argv = arguments.map(|word| CString::new(word).map_err(|_| Errno::INVAL));
     let argv = argv.collect::<std::result::Result<Vec<_>, _>>()?;
-    let path = CString::new(PASTA).map_err(|_| rustix::io::Errno::INVAL)?;
+    let path = CString::new(PASTA).map_err(|_| Errno::INVAL)?;
     let exec = Exec::new(path, argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
     match process::clone(0)? {
         Cloned::Child => {
@@ -226,6 +279,7 @@ fn stand(
                 process::move_descriptor(null, 0)?;
                 process::move_descriptor(say, 1)?;
                 process::move_descriptor(say, 2)?;
+                confined::die_with_parent(SIGKILL).map_err(|_| Errno::PERM)?;
                 process::block_all_signals(false)
             });
             if ready.is_ok() && process::close_from(3).is_ok() {
@@ -233,9 +287,14 @@ fn stand(
             }
             process::exit_now(127)
         }
-        Cloned::Parent { pid, .. } => {
-            let ended = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()))?;
-            Ok(ended.and_then(|(_, status)| status.exit_status()).unwrap_or(1))
+        Cloned::Parent { pid, pidfd } => {
+            let mut lines =
+                [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(alive, PollFlags::empty())];
+            wait_until(&mut lines, Instant::now() + PATIENCE)?;
+            match rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::NOHANG))? {
+                Some((_, status)) => Ok(status.exit_status().unwrap_or(1)),
+                None => Err(Errno::TIMEDOUT),
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{Cell, Lasting};
 use crate::admission::{Admission, Homes, read_all};
 use crate::cgroup::Groups;
 use crate::policy::Policy;
-use crate::policy::values::Stale;
+use crate::policy::values::{Network, Stale};
 use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
 /// Where running cells are written down.
@@ -129,11 +129,12 @@ pub(crate) fn find_or_create(
     admission: &Admission,
     run: &OwnedFd,
     groups: &mut Groups,
-    draw: impl FnOnce() -> Result<Blueprint>,
+    draw: impl FnOnce(&Groups) -> Result<Blueprint>,
 ) -> Result<(Cell, OwnedFd)> {
     let name = cell_name(admission);
     let cells = directory(run, "cells")?;
     let made_from = digest(admission);
+    let came = now();
     for _ in 0..TRIES {
         let place = directory(&cells, &name)?;
         // Another user's entry, which sweeps, may have found it empty and removed it meanwhile.
@@ -161,7 +162,19 @@ pub(crate) fn find_or_create(
         if sweep_but(&cells, Some(&name), SWEEP_AT_MOST).is_err() {
             // Whatever is in the way there is in nobody's way here.
         }
-        let cell = create(&place, groups, draw()?, made_from)?;
+        let network = &admission.policy.network;
+        if *network == Network::Private && failed_since(&lock) >= Some(came) {
+            return Err(Refusal::new(
+                What::Host,
+                "another login of this user has just waited in vain for the cell's private network",
+            ));
+        }
+        let blueprint = draw(groups).inspect_err(|_| {
+            if *network == Network::Private {
+                write_failure(&lock);
+            }
+        })?;
+        let cell = create(&place, groups, blueprint, made_from)?;
         flock(&lock, FlockOperation::LockShared).or_refuse(What::Host, || "lock the cell".into())?;
         return Ok((cell, lock));
     }
@@ -169,6 +182,25 @@ pub(crate) fn find_or_create(
         What::Host,
         format!("the cell '{name}' came and went {TRIES} times while this login looked for it"),
     ))
+}
+
+/// Those who waited for the lock while a network could not be made would wait as long again, one after the other. So when
+/// that was is left in the lock's file.
+fn write_failure(lock: &OwnedFd) {
+    if rustix::io::pwrite(lock, &now().to_ne_bytes(), 0).is_err() {
+        // Then each waits for itself.
+    }
+}
+
+fn failed_since(lock: &OwnedFd) -> Option<i64> {
+    let mut bytes = [0_u8; 8];
+    matches!(rustix::io::pread(lock, &mut bytes, 0), Ok(8)).then(|| i64::from_ne_bytes(bytes))
+}
+
+/// Nanoseconds since boot.
+fn now() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
 fn directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {

@@ -5,7 +5,7 @@
 //! (CVE-2021-30465, CVE-2025-31133, CVE-2025-52881) makes the entry fail instead of mounting elsewhere.
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use jail_sys::mount::{Reach, attributes, make_all_private, set_attributes};
 use jail_sys::process::leak;
@@ -16,11 +16,10 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
-use super::blueprint::{
-    Attachment, Below, Blueprint, DEVICES, Execution, Kind, OwnFile, Privilege, Renewal, copy,
-};
+use super::blueprint::{Attachment, Blueprint, DEVICES, Execution, Kind, Privilege};
 use super::layers::Layers;
 use crate::admission::BELOW;
+use crate::own_etc::OwnFile;
 use crate::refusal::printable;
 
 /// What could not be built.
@@ -83,9 +82,7 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     for bind in &blueprint.binds {
         cell.attach(bind)?;
     }
-    for file in &blueprint.files {
-        cell.own_file(file, &scratch)?;
-    }
+    cell.own_files(&blueprint.files, &scratch, blueprint.privilege)?;
     cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?, b"/tmp", Kind::Directory)?;
     for attachment in &blueprint.brought {
         cell.bring(attachment, blueprint)?;
@@ -302,27 +299,49 @@ impl Interior<'_> {
         Ok(())
     }
 
-    /// A file of the cell's own over one of the jail's; where the jail has none there is nothing to cover.
-    fn own_file(&self, own: &OwnFile, scratch: &Scratch) -> Result<()> {
-        let target = own.target;
-        let doing = || format!("show the cell's own '/{target}'");
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = match openat2(self.root, target, flags, Mode::empty(), BELOW) {
-            Ok(place) => place,
-            // Nothing to cover, or a link, which leads to something else that the jail may have.
-            Err(Errno::NOENT | Errno::LOOP) => return Ok(()),
-            Err(errno) => return Err(errno).while_(doing),
+    /// Files of the cell's own over those of the jail.
+    fn own_files(&self, files: &[OwnFile], scratch: &Scratch, privilege: Privilege) -> Result<()> {
+        let doing = || "show the cell's own files of /etc".to_owned();
+        let etc = match self.target(b"/etc", Kind::Directory) {
+            Ok(etc) => etc,
+            // A jail without one has nothing to cover.
+            Err(Unbuilt { errno: Errno::NOENT, .. }) => return Ok(()),
+            Err(why) => return Err(why),
         };
-        let name = target.rsplit('/').next().unwrap_or(target);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat2(scratch.tmpfs, name, flags, Mode::from_raw_mode(0o644), BELOW).while_(doing)?;
-        write_all(&file, &own.content).while_(doing)?;
-        let tree = copy(file.as_fd(), Below::Left).while_(doing)?;
-        if own.renewal == Renewal::Never {
-            set_attributes(tree.as_fd(), attributes::READ_ONLY, 0, Reach::Single).while_(doing)?;
+        for file in files {
+            own_file(scratch.tmpfs, file.name, etc, file, privilege).while_(doing)?;
         }
-        attach_to(tree.as_fd(), place.as_fd()).while_(doing)
+        Ok(())
     }
+}
+
+/// Makes a file of the cell's own on the scratch space, and mounts it over the one of that name in /etc. Where the jail has
+/// none, or what it has is no plain file, there is nothing to cover.
+pub(crate) fn own_file(
+    scratch: BorrowedFd<'_>,
+    name: &str,
+    etc: BorrowedFd<'_>,
+    file: &OwnFile,
+    privilege: Privilege,
+) -> std::result::Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = leak(openat2(scratch, name, flags, Mode::from_raw_mode(0o644), BELOW)?);
+    write_all(made, &file.content)?;
+    let tree = clone_of(scratch, name)?;
+    if privilege == Privilege::UserNamespace {
+        // Its mode keeps nobody out where all files are the caller's.
+        set_attributes(tree, attributes::READ_ONLY, 0, Reach::Single)?;
+    }
+    match attach_named(tree, etc, file.name.as_bytes()) {
+        Err(Errno::INVAL | Errno::LOOP) if !is_plain_file(etc, file.name)? => Ok(()),
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_plain_file(directory: BorrowedFd<'_>, name: &str) -> std::result::Result<bool, Errno> {
+    let stat = rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
 /// The tmpfs whose directories appear at several places.
@@ -368,7 +387,7 @@ impl Scratch {
     }
 }
 
-fn write_all(file: &OwnedFd, mut content: &[u8]) -> std::result::Result<(), Errno> {
+pub(crate) fn write_all(file: BorrowedFd<'_>, mut content: &[u8]) -> std::result::Result<(), Errno> {
     while !content.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(file, content))?;
         content = content.get(written..).ok_or(Errno::IO)?;

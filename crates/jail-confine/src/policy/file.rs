@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::values::{
-    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root,
-    Seccomp, Session, Size, Stale, Umask, Violation,
+    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Discard, Home, Isolation, Limit, Limits, Network,
+    Root, Seccomp, Session, Size, Stale, Umask, Violation,
 };
 
 /// One layer of policy: what one table of the file says. Scalars replace, lists replace, `+lists` append.
@@ -23,6 +23,7 @@ pub struct Layer {
     #[serde(default)]
     pub vm: VmLayer,
     pub stale: Option<Stale>,
+    pub discard: Option<Discard>,
     pub limits: Option<Limits>,
     pub memory: Option<Limit<Size>>,
     pub cpus: Option<Limit<Cpus>>,

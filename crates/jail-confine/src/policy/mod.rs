@@ -12,8 +12,8 @@ use std::fmt;
 
 use self::file::{Layer, PolicyFile, SectionEntry};
 use self::values::{
-    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Home, Isolation, Limit, Limits, Network, Root,
-    Seccomp, Session, Size, Stale, Umask, Violation,
+    AbsolutePath, Accel, Bind, Capability, Count, Cpus, Discard, Home, Isolation, Limit, Limits, Network,
+    Root, Seccomp, Session, Size, Stale, Umask, Violation,
 };
 
 /// Where a value came from.
@@ -54,6 +54,7 @@ impl fmt::Display for Origin {
 pub struct Policy {
     pub network: Network,
     pub root: Root,
+    pub discard: Discard,
     pub home: Home,
     pub session: Session,
     pub isolation: Isolation,
@@ -90,6 +91,7 @@ impl Default for Policy {
         Self {
             network: Network::None,
             root: Root::ReadOnly,
+            discard: Discard::Memory,
             home: Home::Own,
             session: Session::Shared,
             isolation: Isolation::Namespaces,
@@ -153,7 +155,7 @@ impl Policy {
     pub fn apply(&mut self, layer: &Layer, origin: &Origin) {
         let policy = self;
         apply! { policy, layer, origin;
-            scalars { network, root, home, session, isolation, stale, limits, memory, cpus, processes, open_files,
+            scalars { network, root, discard, home, session, isolation, stale, limits, memory, cpus, processes, open_files,
                 tmp, seccomp, violation, agent, hostname, umask }
             optional { shell, jail, home_path }
             lists { commands + more_commands, env + more_env, bind + more_bind,
@@ -196,6 +198,7 @@ impl Policy {
         [
             ("network", self.network.to_string()),
             ("root", self.root.to_string()),
+            ("discard", self.discard.to_string()),
             ("home", self.home.to_string()),
             ("session", self.session.to_string()),
             ("stale", self.stale.to_string()),
@@ -283,6 +286,7 @@ fn conflict(a: &Layer, b: &Layer) -> Option<&'static str> {
     first_conflict!(
         network,
         root,
+        discard,
         home,
         session,
         isolation,

@@ -14,6 +14,7 @@ pub fn write(policy: &Policy) -> String {
         ("home", policy.home.to_string()),
         ("session", policy.session.to_string()),
         ("stale", policy.stale.to_string()),
+        ("discard", policy.discard.to_string()),
         ("isolation", policy.isolation.to_string()),
         ("vm.accel", policy.vm_accel.to_string()),
         ("limits", policy.limits.to_string()),
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_policy_reads_back_as_it_was() {
-        let written = "[default]\nroot='discard'\nhome='all'\nsession='private'\nstale='refuse'\nisolation='vm'\nvm.accel='kvm'\nvm.kernel='/k'\n\
+        let written = "[default]\nroot='discard'\ndiscard='disk'\nhome='all'\nsession='private'\nstale='refuse'\nisolation='vm'\nvm.accel='kvm'\nvm.kernel='/k'\n\
              limits='best-effort'\nmemory='300M'\ncpus=0.5\nprocesses=7\nopen_files=64\ntmp='1M'\nseccomp='transfer'\n\
              violation='kill'\nhostname=\"a\\\"\\\\\\u0001b\"\numask='077'\nnetwork={connect=[443],bind=[8080]}\nagent=true\n\
              shell='/bin/zsh'\ncommands=['scp','rsync']\nenv=['X']\nunsafe=['ptrace']\ncapabilities=['net_raw']\n\

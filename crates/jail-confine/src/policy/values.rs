@@ -54,6 +54,15 @@ words! {
     }
 }
 words! {
+    /// Where changes to a root that is thrown away lie until then.
+    Discard {
+        /// In memory, together with /tmp.
+        Memory = "memory",
+        /// On disk, below /var/lib/jailwright.
+        Disk = "disk",
+    }
+}
+words! {
     /// Which homes are there.
     Home {
         /// The user's own; the rest of its parent directory is empty.

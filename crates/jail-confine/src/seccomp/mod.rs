@@ -20,6 +20,7 @@ mod floor;
 mod names;
 mod profile;
 mod program;
+mod supervisor;
 mod table;
 
 pub use action::{Action, Verdict};
@@ -32,3 +33,4 @@ pub use floor::{PortFilter, UnsafeItem};
 pub use jail_sys::seccomp::{Flags, Instruction};
 pub use names::Name;
 pub use program::{Defect, Program, SeccompData};
+pub use supervisor::{Supervisor, supervisor};
