@@ -38,6 +38,17 @@ fn only_loopback_is_there(host: &Scratch) -> Done {
         let answers = user.probe(&["bind_tcp:127.0.0.1:2222"]);
         assert!(answers[0].1.starts_with("OK"), "its own loopback is not up: {answers:?}");
         assert!(TcpListener::bind("127.0.0.1:2222").is_ok(), "it is the host's");
+        // Who comes later finds the network by the cell's first process.
+        let mut first = user.ssh("readlink /proc/self/ns/net; exec sleep 4321").background();
+        let network = first.first_line();
+        let later = user.ssh("readlink /proc/self/ns/net; cat /proc/net/dev").run().text();
+        let host = std::fs::read_link("/proc/self/ns/net").expect("a network");
+        first.kill();
+        let variant = std::env::var("JAIL_VARIANT").unwrap_or_default();
+        let shared = !["private", "rootless"].contains(&variant.as_str());
+        assert!(network.starts_with("net:") && network != host.to_string_lossy(), "{network}");
+        assert!(!shared || later.starts_with(&network), "a second login is in another network: {later}");
+        assert!(!later.contains("eth0"), "{later}");
     }
     Ok(())
 }

@@ -11,7 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
 
 use super::blueprint::{Blueprint, Privilege};
 use super::logging::{HostLog, Relay};
@@ -26,6 +28,8 @@ pub(crate) struct Lines {
     pub(crate) lifeline: OwnedFd,
     /// Where it says that the cell is ready, or why not.
     pub(crate) ready: OwnedFd,
+    /// The waiter, if it makes the cell's network while the inside is built.
+    pub(crate) maker: Option<OwnedFd>,
 }
 
 /// What is written when all went well; anything else is a reason.
@@ -33,10 +37,11 @@ pub(crate) const READY: u8 = b'+';
 
 /// The life of the first process.
 pub(crate) fn live(mut blueprint: Blueprint, groups: &Groups, lasting: Lasting, lines: Lines) -> ! {
-    let Lines { lifeline, ready } = lines;
+    let Lines { lifeline, ready, maker } = lines;
+    let maker = maker.map(leak);
     let mut ready = std::fs::File::from(ready);
     let log = blueprint.log.take();
-    let (said, relay) = match prepare(&blueprint, groups, log) {
+    let (said, relay) = match prepare(&blueprint, groups, log, maker.map(|maker| (maker, lifeline.as_fd()))) {
         Ok(relay) => (ready.write_all(&[READY]), relay),
         Err(why) => (ready.write_all(why.as_bytes()), None),
     };
@@ -70,7 +75,12 @@ fn close_the_door(privilege: Privilege, lifeline: &OwnedFd) -> bool {
 
 // Its frame must be gone while this process waits: see release_unused_stack.
 #[inline(never)]
-fn prepare(blueprint: &Blueprint, groups: &Groups, log: Option<HostLog>) -> Result<Option<Relay>, String> {
+fn prepare(
+    blueprint: &Blueprint,
+    groups: &Groups,
+    log: Option<HostLog>,
+    network: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+) -> Result<Option<Relay>, String> {
     // The limits hold for this process and all below it; seen from inside, the group is the root of all groups.
     groups.enter().map_err(|errno| format!("cannot enter the cell's control groups: {errno}"))?;
     process::unshare(process::namespaces::CGROUP)
@@ -84,6 +94,9 @@ fn prepare(blueprint: &Blueprint, groups: &Groups, log: Option<HostLog>) -> Resu
     rustix::process::setsid().map_err(|errno| format!("cannot start a session: {errno}"))?;
     process::reap_automatically().map_err(|errno| format!("ignore the ends of children: {errno}"))?;
     root::build(blueprint).map_err(|why| why.to_string())?;
+    if let Some((maker, told)) = network {
+        join_network(maker, told)?;
+    }
     let relay = log
         .map(HostLog::serve)
         .transpose()
@@ -103,6 +116,18 @@ fn prepare(blueprint: &Blueprint, groups: &Groups, log: Option<HostLog>) -> Resu
             .map_err(|errno| format!("open the door: {errno}"))?;
     }
     Ok(relay)
+}
+
+/// Joins the network that the waiter has made meanwhile: whoever comes later finds it by this process.
+fn join_network(maker: BorrowedFd<'_>, told: BorrowedFd<'_>) -> Result<(), String> {
+    let mut byte = [0_u8; 1];
+    let heard = rustix::io::retry_on_intr(|| rustix::io::read(told, &mut byte))
+        .map_err(|errno| format!("cannot hear of the cell's network: {errno}"))?;
+    if heard == 0 {
+        return Err("the waiter ended while the cell was built".to_owned());
+    }
+    move_into_thread_name_spaces(maker, ThreadNameSpaceType::NETWORK)
+        .map_err(|errno| format!("cannot join the cell's network: {errno}"))
 }
 
 fn wait_for_the_end(

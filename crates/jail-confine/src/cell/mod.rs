@@ -16,7 +16,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use jail_sys::process::{self, Cloned, leak};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use self::blueprint::{Below, Blueprint, Privilege, copy};
@@ -58,11 +59,11 @@ impl Cell {
     /// Makes a cell for one login.
     ///
     /// # Errors
-    /// As [`Cell::create`].
+    /// As [`Cell::begin`] and [`Unfinished::finish`].
     pub(crate) fn for_one_login(blueprint: Blueprint, groups: &mut Groups) -> Result<Self> {
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .or_refuse(What::Host, || "make a pipe for the cell".into())?;
-        Self::create(blueprint, groups, Lasting::OneLogin, pipe)
+        Self::begin(blueprint, groups, Lasting::OneLogin, pipe)?.finish(groups)
     }
 
     /// A cell that is running already. Its optional namespaces are those given.
@@ -70,39 +71,53 @@ impl Cell {
         Self { init, init_pid: pid, ready: None, lifeline, namespaces: optional, privilege: Privilege::Root }
     }
 
-    /// Makes a cell and waits until its inside is built. `line` is the pipe that keeps it alive: what the first process
+    /// Starts the first process of a new cell, which builds the inside; the cell's network is made here meanwhile, since
+    /// that takes the kernel as long as all the rest. `line` is the pipe that keeps the cell alive: what the first process
     /// reads, and what waiters hold.
     ///
     /// # Errors
-    /// Whatever the kernel would not give, in the first process's words.
-    pub(crate) fn create(
+    /// If the kernel would not give the namespaces.
+    pub(crate) fn begin(
         blueprint: Blueprint,
-        groups: &mut Groups,
+        groups: &Groups,
         lasting: Lasting,
         line: (OwnedFd, OwnedFd),
-    ) -> Result<Self> {
+    ) -> Result<Unfinished> {
         let (alive, lifeline) = line;
-        let (said, ready) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .or_refuse(What::Host, || "make a pipe for the cell".into())?;
-        let (mut namespaces, privilege) = (blueprint.namespaces, blueprint.privilege);
-        let cloned = process::clone(namespaces)
+        let doing = || "make a pipe for the cell".to_owned();
+        let (said, ready) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_refuse(What::Host, doing)?;
+        let (namespaces, privilege) = (blueprint.namespaces, blueprint.privilege);
+        let network = namespaces & process::namespaces::NET;
+        let maker = match network {
+            0 => None,
+            _ => Some(this_process().or_refuse(What::Host, || "take hold of this process".into())?),
+        };
+        let cloned = process::clone(namespaces & !network)
             .or_refuse(What::Host, || format!("make the namespaces of the cell{}", hint(privilege)))?;
         match cloned {
             Cloned::Child => {
                 leak(said);
                 // Held by the cell itself, it would never end.
                 drop(lifeline);
-                live(blueprint, groups, lasting, Lines { lifeline: alive, ready })
+                live(blueprint, groups, lasting, Lines { lifeline: alive, ready, maker })
             }
             Cloned::Parent { pid, pidfd } => {
                 drop((alive, ready));
-                hear(&said)?;
-                groups.settled();
-                if blueprint.own_network {
-                    // The first process may have joined it rather than made it.
-                    namespaces |= process::namespaces::NET;
+                maker.map(leak);
+                if network != 0 {
+                    make_network(&lifeline, privilege)?;
                 }
-                Ok(Self { init: pidfd, init_pid: pid, ready: Some(said), lifeline, namespaces, privilege })
+                // The first process may have joined one rather than be given it.
+                let optional = if blueprint.own_network { process::namespaces::NET } else { 0 };
+                Ok(Unfinished(Self {
+                    init: pidfd,
+                    init_pid: pid,
+                    ready: Some(said),
+                    lifeline,
+                    namespaces: optional,
+                    privilege,
+                }))
             }
         }
     }
@@ -169,6 +184,48 @@ impl Cell {
     }
 }
 
+/// A cell whose first process is at work yet.
+#[derive(Debug)]
+pub(crate) struct Unfinished(Cell);
+
+impl Unfinished {
+    /// The first process, as the host numbers it.
+    pub(crate) const fn init_pid(&self) -> Pid {
+        self.0.init_pid
+    }
+
+    /// Waits until the inside is built.
+    ///
+    /// # Errors
+    /// Whatever the kernel would not give, in the first process's words.
+    pub(crate) fn finish(self, groups: &mut Groups) -> Result<Cell> {
+        let Self(cell) = self;
+        if let Some(said) = &cell.ready {
+            hear(said)?;
+        }
+        groups.settled();
+        Ok(cell)
+    }
+}
+
+fn this_process() -> std::result::Result<OwnedFd, Errno> {
+    pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+}
+
+/// Moves this process into a new network, and tells the first process that it can join it there.
+fn make_network(lifeline: &OwnedFd, privilege: Privilege) -> Result<()> {
+    process::unshare(process::namespaces::NET)
+        .or_refuse(What::Host, || format!("make the network of the cell{}", hint(privilege)))?;
+    match rustix::io::write(lifeline, &[READY]) {
+        // A first process that has ended has said why, which is heard next.
+        Ok(_) | Err(Errno::PIPE) => {}
+        Err(errno) => {
+            return Err(errno).or_refuse(What::Host, || "tell the cell that its network is made".into());
+        }
+    }
+    jail_sys::net::bring_loopback_up().or_refuse(What::Host, || "bring up the loopback interface".into())
+}
+
 /// What a failed clone most often means without root.
 const fn hint(privilege: Privilege) -> &'static str {
     match privilege {
@@ -202,7 +259,7 @@ pub(crate) fn name_agent(socket: &OwnedFd) -> Result<Vec<u8>> {
 }
 
 /// Hides a directory of the cell that was joined behind an empty one.
-pub(crate) fn cover(place: BorrowedFd<'_>) -> std::result::Result<(), rustix::io::Errno> {
+pub(crate) fn cover(place: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     root::cover(place)
 }
 
@@ -218,9 +275,7 @@ fn name_in_dev(
     for number in 0..10_000_u32 {
         let name = format!("{prefix}{number}");
         let made = match root::empty_file(dev.as_fd(), &name) {
-            Err(rustix::io::Errno::EXIST) if remove_dead(dev.as_fd(), &name) => {
-                root::empty_file(dev.as_fd(), &name)
-            }
+            Err(Errno::EXIST) if remove_dead(dev.as_fd(), &name) => root::empty_file(dev.as_fd(), &name),
             other => other,
         };
         match made {
@@ -228,7 +283,7 @@ fn name_in_dev(
                 root::attach_below(what.as_fd(), dev.as_fd(), &name).or_refuse(What::Host, doing)?;
                 return Ok(format!("/dev/{name}").into_bytes());
             }
-            Err(rustix::io::Errno::EXIST) => {}
+            Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).or_refuse(What::Host, doing),
         }
     }

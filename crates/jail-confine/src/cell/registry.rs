@@ -381,8 +381,9 @@ fn create(place: &OwnedFd, groups: &mut Groups, blueprint: Blueprint, made_from:
         ));
     };
     let lasting = Lasting::WhileUsed { lock: leak(lock), state };
-    let cell = Cell::create(blueprint, groups, lasting, (reading, writing))?;
-    let pid = cell.init_pid.as_raw_nonzero().get();
+    let cell = Cell::begin(blueprint, groups, lasting, (reading, writing))?;
+    // While the inside is built: nobody reads it before he has the lock that we hold.
+    let pid = cell.init_pid().as_raw_nonzero().get();
     let started = start_time(pid)
         .ok_or_else(|| Refusal::new(What::Host, "the first process of the cell ended at once"))?;
     let mut text = String::new();
@@ -393,7 +394,7 @@ fn create(place: &OwnedFd, groups: &mut Groups, blueprint: Blueprint, made_from:
     )
     .or_refuse(What::Host, doing)?;
     rustix::io::write(state, text.as_bytes()).or_refuse(What::Host, doing)?;
-    Ok(cell)
+    cell.finish(groups)
 }
 
 fn boot_id() -> String {

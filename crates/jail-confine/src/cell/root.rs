@@ -64,7 +64,7 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     // The directory modes below are meant as they are written.
     rustix::process::umask(Mode::empty());
     rustix::system::sethostname(blueprint.hostname.as_bytes()).while_(|| "set the host name".into())?;
-    if blueprint.own_network {
+    if blueprint.way_out.is_some() {
         jail_sys::net::bring_loopback_up().while_(|| "bring up the loopback interface".into())?;
     }
     // Before anything is mounted: nothing may propagate to the host, nor arrive from it.
