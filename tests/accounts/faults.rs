@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch a_full_disk_in_the_jail),
     test!(scratch a_full_disk_under_etc),
     test!(scratch each_call_failing_in_turn),
+    test!(scratch a_lock_that_cannot_be_tidied_away_does_not_stop_ourselves),
     test!(scratch a_home_that_cannot_go_back_is_not_lost),
     test!(scratch one_account_that_resists_holds_up_nobody),
 ];
@@ -245,6 +246,31 @@ fn each_call_failing_in_turn(scratch: &Scratch) -> Done {
         assert_eq!(picture(&there), before, "{context}");
         assert!(!user.home.exists(), "{context}");
     }
+    Ok(())
+}
+
+/// A lock is made by a link and the removal of its first name. Where that fails the lock must not stay, with the number of
+/// a process that lives: the very same run would wait for itself when it undoes what it did.
+fn a_lock_that_cannot_be_tidied_away_does_not_stop_ourselves(scratch: &Scratch) -> Done {
+    let jail = jail(scratch, "/srv");
+    let jail_text = jail.to_str().expect("text");
+    let log = format!("/tmp/{}", scratch.unique("tidied"));
+    let mut hit = 0;
+    for moment in 1..=12 {
+        let user = account();
+        let inject = format!("inject=unlinkat:error=ENOSPC:when={moment}");
+        let said = Run::new("strace")
+            .args(["-f", "-o", &log, "-e", "trace=unlinkat", "-e", &inject])
+            .arg(product::built("jail-user"))
+            .args(["--login-shell", LOGIN_SHELL, "--bind-home", "-j", jail_text, &user.name])
+            .run();
+        let traced = std::fs::read_to_string(&log).expect("read");
+        hit += usize::from(traced.contains(".lock.") && traced.contains("(INJECTED)") && said.status != 0);
+        let own = traced.split_whitespace().next().expect("a pid");
+        let waited_for_itself = format!("jail-user (process {own}) (waited");
+        assert!(!said.errors().contains(&waited_for_itself), "unlinkat {moment}: {}", said.errors());
+    }
+    assert!(hit > 0, "no lock was hit");
     Ok(())
 }
 

@@ -111,7 +111,7 @@ fn wait_for_link_lock(
     loop {
         match try_link_lock(etc, file, &mine).map_err(io)? {
             LinkLock::Taken => return Ok(()),
-            LinkLock::Stale => rustix::fs::unlinkat(etc, file, AtFlags::empty()).map_err(io)?,
+            LinkLock::Stale => remove(etc, file).map_err(io)?,
             LinkLock::Held(pid) if Instant::now() >= deadline => {
                 return Err(LockError::Held {
                     holder: describe(Some(pid)),
@@ -132,20 +132,30 @@ enum LinkLock {
 }
 
 fn try_link_lock(etc: BorrowedFd<'_>, file: &str, mine: &str) -> rustix::io::Result<LinkLock> {
-    match rustix::fs::unlinkat(etc, mine, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno),
-    }
+    remove(etc, mine)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let own = rustix::fs::openat(etc, mine, flags, Mode::from_raw_mode(0o600))?;
     // shadow writes the pid and a NUL.
     let text = format!("{}\0", std::process::id());
     let linked = rustix::io::write(&own, text.as_bytes())
         .and_then(|_| rustix::fs::linkat(etc, mine, etc, file, AtFlags::empty()));
-    rustix::fs::unlinkat(etc, mine, AtFlags::empty())?;
+    let removed = remove(etc, mine);
     match linked {
+        Ok(()) if removed.is_err() => {
+            // Not told of, it would stay behind with the pid of a process that lives, and stop even ourselves.
+            remove(etc, file)?;
+            removed.map(|()| LinkLock::Taken)
+        }
         Ok(()) => Ok(LinkLock::Taken),
-        Err(Errno::EXIST) => holder_of(etc, file),
+        Err(Errno::EXIST) => removed.and_then(|()| holder_of(etc, file)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// That it is not there any more is what is asked.
+fn remove(etc: BorrowedFd<'_>, file: &str) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(etc, file, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
@@ -163,6 +173,10 @@ fn holder_of(etc: BorrowedFd<'_>, file: &str) -> rustix::io::Result<LinkLock> {
     let pid = std::str::from_utf8(&digits).ok().and_then(|t| t.parse().ok()).and_then(Pid::from_raw);
     // A lock without a pid in it is what a full disk leaves; shadow takes it for stale, too.
     let Some(pid) = pid else { return Ok(LinkLock::Stale) };
+    // Our own, from a try that failed half-way: whoever gets here does not hold this file's lock.
+    if pid == rustix::process::getpid() {
+        return Ok(LinkLock::Stale);
+    }
     match rustix::process::test_kill_process(pid) {
         Err(Errno::SRCH) => Ok(LinkLock::Stale),
         _ => Ok(LinkLock::Held(pid)),
