@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jailwright_tests::command::wait_until;
+use jailwright_tests::user::shadow;
 use jailwright_tests::{Done, Output, Run, Scratch, Test, User, product, test};
 
 use crate::setting::line_of;
@@ -175,7 +176,7 @@ fn a_panel_that_writes_the_accounts_itself(scratch: &Scratch) -> Done {
         jk_cp -f -j \"$1\" /usr/bin/factor
         mkdir -p \"$1/home\" \"$1/tmp\"; chmod 1777 \"$1/tmp\"; mv \"/home/$2\" \"$1/home/$2\"
         grep \"^$2:\" /etc/passwd >>\"$1/etc/passwd\"; grep \"^$2:\" /etc/group >>\"$1/etc/group\"
-        usermod -d \"$1/./home/$2\" -s \"$3/jk_chrootsh\" \"$2\"",
+        n=0; until usermod -d \"$1/./home/$2\" -s \"$3/jk_chrootsh\" \"$2\"; do n=$((n + 1)); [ $n -lt 50 ]; sleep 0.2; done",
         &[&jail, &user.name, dir.to_str().expect("text")],
     )
     .ok();
@@ -259,7 +260,7 @@ fn names_go_with_uninstall(scratch: &Scratch) -> Done {
     // An account with the name as its shell keeps us from going.
     let dir = names(scratch);
     let user = scratch.plain_user();
-    Run::new("usermod").args(["-s", &format!("{}/jk_chrootsh", dir.display()), &user.name]).run().ok();
+    shadow("usermod", &["-s", &format!("{}/jk_chrootsh", dir.display()), &user.name]);
     let refused = make(&dir, "uninstall");
     assert_eq!(refused.status, 2);
     assert!(refused.errors().contains(&format!("jail-user --release {}", user.name)), "{}", refused.errors());

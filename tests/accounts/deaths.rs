@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use jailwright_tests::user::shadow;
 use jailwright_tests::{Done, Run, Scratch, Test, test};
 
 use crate::faults::{counts, traced};
@@ -178,13 +179,14 @@ fn theirs(jail: &Path) -> (Account, String) {
     let user = account();
     let (home, name) = (jail.join("home").join(&user.name), &user.name);
     Run::sh(&format!(
-        "set -e; mkdir -p {0}/home; cp -a /home/{name} {1}; grep '^{name}:' /etc/passwd >>{0}/etc/passwd
-        usermod -d {0}/./home/{name} -s /usr/sbin/jk_chrootsh {name}",
+        "set -e; mkdir -p {0}/home; cp -a /home/{name} {1}; grep '^{name}:' /etc/passwd >>{0}/etc/passwd",
         jail.display(),
         home.display()
     ))
     .run()
     .ok();
+    let there = format!("{}/./home/{name}", jail.display());
+    shadow("usermod", &["-d", &there, "-s", "/usr/sbin/jk_chrootsh", name]);
     let line = user.line_in("/etc/passwd").expect("there");
     (user, line)
 }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use jailwright_tests::user::shadow;
 use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 use serde_json::Value;
 
@@ -108,7 +109,7 @@ fn missing_parts_are_put_right(scratch: &Scratch) -> Done {
     let jail = jail(scratch, "/srv");
     jail_user_in(&jail, &["-m", &user.name]).ok();
     std::fs::write(jail.join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").expect("write");
-    Run::new("gpasswd").args(["-d", &user.name, "jailed"]).run().ok();
+    shadow("gpasswd", &["-d", &user.name, "jailed"]);
     let said = jail_user_in(&jail, &["--json", &user.name]).ok();
     assert_eq!(json(&said)["changed"], Value::Bool(true));
     assert!(user.line_in(jail.join("etc/passwd").to_str().expect("text")).is_some());
@@ -126,9 +127,9 @@ fn missing_parts_are_put_right(scratch: &Scratch) -> Done {
 fn groups_keep_their_names(scratch: &Scratch) -> Done {
     let (user, other) = (account(), account());
     let group = scratch.unique("team");
-    Run::new("groupadd").arg(&group).run().ok();
+    shadow("groupadd", &[&group]);
     for one in [&user, &other] {
-        Run::new("usermod").args(["-aG", &group, &one.name]).run().ok();
+        shadow("usermod", &["-aG", &group, &one.name]);
     }
     let jail = jail(scratch, "/srv");
     let file = jail.join("etc/group");
@@ -221,14 +222,14 @@ fn changes_made_since_are_kept(scratch: &Scratch) -> Done {
     let before = user.line_in("/etc/passwd").expect("there");
     let jail = jail(scratch, "/srv");
     jail_user_in(&jail, &["-m", &user.name]).ok();
-    Run::new("usermod").args(["-c", "New Name", &user.name]).run().ok();
+    shadow("usermod", &["-c", "New Name", &user.name]);
     jail_user().args(["--release", &user.name]).run().ok();
     let fields: Vec<&str> = before.split(':').collect();
     let expected = [&fields[..4], &["New Name"], &fields[5..]].concat().join(":");
     assert_eq!(user.line_in("/etc/passwd"), Some(expected), "only home and shell go back");
 
     jail_user_in(&jail, &["-m", &user.name]).ok();
-    Run::new("usermod").args(["-d", "/srv/elsewhere", &user.name]).run().ok();
+    shadow("usermod", &["-d", "/srv/elsewhere", &user.name]);
     let refused = jail_user().args(["--release", &user.name]).run();
     assert_eq!(refused.status, 1);
     assert!(refused.errors().contains("was changed since it was jailed"), "{}", refused.errors());
@@ -269,7 +270,7 @@ fn jailkit_and_we_understand_each_other(scratch: &Scratch) -> Done {
     let jail = Path::new("/srv").join(scratch.unique("jk"));
     Run::new("jk_init").args(["-j"]).arg(&jail).args(["uidbasics", "basicshell"]).run().ok();
     jail_user_in(&jail, &["-m", "-s", "/bin/bash", &ours.name]).ok();
-    Run::new("usermod").args(["-s", "/usr/sbin/jk_chrootsh", &ours.name]).run().ok();
+    shadow("usermod", &["-s", "/usr/sbin/jk_chrootsh", &ours.name]);
     let seen = Run::new("su").args(["-", &ours.name, "-c", "pwd; ls -d /srv; true"]).run();
     assert!(
         seen.text().starts_with(&ours.home.display().to_string()),

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
+use jailwright_tests::user::shadow;
 use jailwright_tests::{Done, Run, Scratch, Test, test};
 
 use crate::setting::{Account, account, jail, jail_user, jail_user_in};
@@ -42,10 +43,10 @@ fn accounts_that_are_no_users(scratch: &Scratch) -> Done {
     refused(&jail, &[], "-x", 1, "there is no user '-x'");
     refused(&jail, &[], "bad\nname\u{1b}", 1, "there is no user 'bad\\nname\\u{1b}'");
     let user = account();
-    Run::new("usermod").args(["-g", "0", &user.name]).run().ok();
+    shadow("usermod", &["-g", "0", &user.name]);
     refused(&jail, &[], &user.name, 4, "has root's group");
     let locked = account();
-    Run::new("usermod").args(["-s", "/usr/sbin/nologin", &locked.name]).run().ok();
+    shadow("usermod", &["-s", "/usr/sbin/nologin", &locked.name]);
     refused(&jail, &[], &locked.name, 1, "so it may not log in");
     jail_user_in(&jail, &["-s", "/bin/bash", &locked.name]).ok();
     Ok(())
@@ -125,7 +126,7 @@ fn shells_that_the_jail_lacks(scratch: &Scratch) -> Done {
 }
 
 fn set_home(user: &Account, home: &str) {
-    Run::new("usermod").args(["-d", home, &user.name]).run().ok();
+    shadow("usermod", &["-d", home, &user.name]);
 }
 
 fn homes_that_cannot_be_moved(scratch: &Scratch) -> Done {

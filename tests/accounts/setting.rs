@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use jailwright_tests::command::wait_until;
+use jailwright_tests::user::shadow;
 use jailwright_tests::{Output, Run, Scratch, product};
 
 /// A login shell that only has to be there.
@@ -24,17 +23,8 @@ pub(crate) struct Account {
 pub(crate) fn account() -> Account {
     let uid = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("acc{uid}");
-    // A run that another test has just killed seems to hold its lock until somebody has reaped it.
-    wait_until("the account files are free", Duration::from_secs(10), || {
-        let said = Run::new("/usr/sbin/useradd")
-            .args(["--create-home", "--shell", "/bin/bash", "--user-group", "--uid", &uid.to_string(), &name])
-            .run();
-        let is_free = !said.errors().contains("try again later");
-        if is_free {
-            said.ok();
-        }
-        is_free
-    });
+    let id = uid.to_string();
+    shadow("useradd", &["--create-home", "--shell", "/bin/bash", "--user-group", "--uid", &id, &name]);
     Account { home: PathBuf::from(format!("/home/{name}")), name, uid }
 }
 

@@ -56,6 +56,20 @@ pub struct User<'s> {
     entry: Option<&'static str>,
 }
 
+/// A program of the shadow suite. It gives up at once where a run that another test has just killed left its lock and nobody
+/// has reaped that yet, so it is tried again.
+#[track_caller]
+pub fn shadow(program: &str, args: &[&str]) {
+    wait_until("the account files are free", Duration::from_secs(30), || {
+        let said = Run::new(program).args(args).run();
+        let is_free = !said.errors().contains("try again later");
+        if is_free {
+            said.ok();
+        }
+        is_free
+    });
+}
+
 impl Scratch {
     /// An ordinary account with /bin/bash, made by useradd.
     #[track_caller]
@@ -64,13 +78,10 @@ impl Scratch {
         let name = format!("jw{uid}");
         let home = PathBuf::from(format!("/home/{name}"));
         let id = uid.to_string();
-        Run::new("/usr/sbin/groupadd").args(["--gid", &id, &name]).run().ok();
-        Run::new("/usr/sbin/useradd")
-            .args(["--create-home", "--shell", "/bin/bash", "--uid", &id, "--gid", &id, &name])
-            .run()
-            .ok();
+        shadow("groupadd", &["--gid", &id, &name]);
+        shadow("useradd", &["--create-home", "--shell", "/bin/bash", "--uid", &id, "--gid", &id, &name]);
         // '!' is "locked" to an sshd without PAM.
-        Run::new("/usr/sbin/usermod").args(["-p", "*", &name]).run().ok();
+        shadow("usermod", &["-p", "*", &name]);
         let user = User { scratch: self, name, uid, inner_home: home.clone(), home, jail: None, entry: None };
         user.accept_key(self.sshd());
         user
@@ -152,7 +163,7 @@ impl<'s> User<'s> {
                     .arg(&self.name)
                     .run()
                     .ok();
-                Run::new("/usr/sbin/usermod").args(["-s", "/usr/sbin/jk_chrootsh", &self.name]).run().ok();
+                shadow("usermod", &["-s", "/usr/sbin/jk_chrootsh", &self.name]);
             }
             Under::Bubblewrap => self.give_bubblewrap_shell(),
         }
@@ -199,7 +210,7 @@ impl<'s> User<'s> {
              --dir /run --bind \"$HOME\" \"$HOME\" --chdir \"$HOME\" /bin/bash \"${args[@]}\" \"$@\"\n";
         std::fs::write("/usr/local/bin/bwrap-shell", script).expect("write");
         Run::new("chmod").args(["755", "/usr/local/bin/bwrap-shell"]).run().ok();
-        Run::new("/usr/sbin/usermod").args(["-s", "/usr/local/bin/bwrap-shell", &self.name]).run().ok();
+        shadow("usermod", &["-s", "/usr/local/bin/bwrap-shell", &self.name]);
     }
 
     /// Gives the account a file or directory.

@@ -73,8 +73,8 @@ impl AccountsLock {
 impl Drop for AccountsLock {
     fn drop(&mut self) {
         for file in self.links.drain(..).rev() {
-            // Nothing can be done about a failure here; the next taker finds our dead pid in it and clears it.
-            rustix::fs::unlinkat(&self.etc, file, AtFlags::empty()).unwrap_or(());
+            // Nothing more can be done about a failure here; the next taker finds our dead pid in it and clears it.
+            release(self.etc.as_fd(), file).unwrap_or(());
         }
     }
 }
@@ -143,13 +143,26 @@ fn try_link_lock(etc: BorrowedFd<'_>, file: &str, mine: &str) -> rustix::io::Res
     match linked {
         Ok(()) if removed.is_err() => {
             // Not told of, it would stay behind with the pid of a process that lives, and stop even ourselves.
-            remove(etc, file)?;
+            release(etc, file)?;
             removed.map(|()| LinkLock::Taken)
         }
         Ok(()) => Ok(LinkLock::Taken),
         Err(Errno::EXIST) => removed.and_then(|()| holder_of(etc, file)),
         Err(errno) => Err(errno),
     }
+}
+
+/// Above the highest process number that Linux gives (`PID_MAX_LIMIT`, proc(5)).
+const NOBODYS_PID: &[u8] = b"4194305\0";
+
+/// Gives a link-lock up. One that cannot be removed gets a number that no process has: with that of one that lives, whoever
+/// gets .pwd.lock next would wait for us while we may be waiting for that, and one that is empty stops shadow for ever.
+fn release(etc: BorrowedFd<'_>, file: &str) -> rustix::io::Result<()> {
+    remove(etc, file).or_else(|_| {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = rustix::fs::openat(etc, file, flags, Mode::empty())?;
+        rustix::io::write(&lock, NOBODYS_PID).map(drop)
+    })
 }
 
 /// That it is not there any more is what is asked.
@@ -171,7 +184,7 @@ fn holder_of(etc: BorrowedFd<'_>, file: &str) -> rustix::io::Result<LinkLock> {
     let length = rustix::io::read(&held, &mut text)?;
     let digits: Vec<u8> = text.iter().copied().take(length).take_while(u8::is_ascii_digit).collect();
     let pid = std::str::from_utf8(&digits).ok().and_then(|t| t.parse().ok()).and_then(Pid::from_raw);
-    // A lock without a pid in it is what a full disk leaves; shadow takes it for stale, too.
+    // A lock without a pid in it is what a full disk leaves; shadow would refuse to work until somebody removes it.
     let Some(pid) = pid else { return Ok(LinkLock::Stale) };
     // Our own, from a try that failed half-way: whoever gets here does not hold this file's lock.
     if pid == rustix::process::getpid() {
