@@ -31,6 +31,7 @@ SBIN_PROGRAMS := $(basename $(notdir $(wildcard crates/jail-init/src/bin/*.rs)))
 BIN_PROGRAMS  := jail-run
 # $(call static,PACKAGE,PROFILE): a program without a loader.
 static         = CARGO_TARGET_$(subst -,_,$(shell echo $(STATIC_TARGET) | tr a-z A-Z))_RUSTFLAGS="-C target-feature=+crt-static" \
+                 CC_$(subst -,_,$(STATIC_TARGET))=$(CC) \
                  $(CARGO) build --locked -p $(1) --profile $(2) --target $(STATIC_TARGET) --target-dir $(STATIC_DIR)
 # jailkit's names; jk_chrootsh is the login shell itself, the others are one program.
 COMPAT_NAMES  := jk_init jk_cp jk_jailuser jk_lsh jk_update jk_check jk_list jk_chrootlaunch

@@ -29,9 +29,8 @@ use rustix::fs::{
     self, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Fingerprint, Taking};
 use crate::error::{Error, Result};
 use crate::host::{Host, HostFile, RealHost, Stat, Time};
 use crate::text;
@@ -50,8 +49,8 @@ pub struct Meta {
 /// What became of a written file.
 #[derive(Debug, Clone, Copy)]
 pub struct Written {
-    /// SHA-256 of the content.
-    pub digest: Digest,
+    /// Of the content.
+    pub digest: Fingerprint,
     /// The new file in the jail.
     pub stat: Stat,
     /// What was copied, as it was at the end of copying.
@@ -292,7 +291,7 @@ impl JailRoot {
     }
 
     /// Copies and digests in one reading; runs of zeros stay holes.
-    fn copy_content(&self, from: &OpenFile, to: &OwnedFd) -> std::result::Result<Digest, Side> {
+    fn copy_content(&self, from: &OpenFile, to: &OwnedFd) -> std::result::Result<Fingerprint, Side> {
         let cloned = self.clone_content(from, to);
         let OpenFile { fd: from, stat: Stat { size, .. }, sparse } = from;
         let size = *size;
@@ -301,7 +300,7 @@ impl JailRoot {
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
         }
-        let mut hash = Sha256::new();
+        let mut hash = Taking::new();
         let mut done: u64 = 0;
         while done < size {
             let take = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
@@ -321,7 +320,7 @@ impl JailRoot {
             done += got as u64;
         }
         self.give_back(buffer);
-        Ok(Digest(hash.finalize().into()))
+        Ok(hash.finish())
     }
 
     /// A buffer that no other thread uses.
@@ -333,10 +332,10 @@ impl JailRoot {
         unpoisoned(&self.buffers).push(buffer);
     }
 
-    /// SHA-256 of an open file.
-    pub(crate) fn digest_of(&self, file: &OpenFile) -> io::Result<Digest> {
+    /// Takes the fingerprint of an open file.
+    pub(crate) fn digest_of(&self, file: &OpenFile, taking: Taking) -> io::Result<Fingerprint> {
         let mut buffer = self.buffer();
-        let digest = digest_file(file, &mut buffer);
+        let digest = digest_file(file, taking, &mut buffer);
         self.give_back(buffer);
         digest
     }
@@ -362,7 +361,7 @@ impl JailRoot {
             write_all_at(&temporary.fd, content, 0)?;
             temporary.set_owner_and_mode(meta)?;
             let stat = temporary.put_in_place(meta)?;
-            Ok(Written { digest: Digest::of(content), stat, source: None })
+            Ok(Written { digest: Fingerprint::of(content), stat, source: None })
         })
     }
 
@@ -384,7 +383,7 @@ impl JailRoot {
             if buffer.len() < CHUNK {
                 buffer.resize(CHUNK, 0);
             }
-            let mut hash = Sha256::new();
+            let mut hash = Taking::new();
             let mut done: u64 = 0;
             while done < size {
                 let take = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
@@ -404,7 +403,7 @@ impl JailRoot {
             set_mtime(&temporary.fd, Time { sec: mtime, nsec: 0 })?;
             temporary.begin_writing(size);
             let stat = temporary.put_in_place(meta)?;
-            Ok(Some(Written { digest: Digest(hash.finalize().into()), stat, source: None }))
+            Ok(Some(Written { digest: hash.finish(), stat, source: None }))
         })
     }
 
@@ -452,7 +451,7 @@ impl JailRoot {
                 return Ok(None);
             }
             put_link_in_place(&dir.fd, &temporary, name)?;
-            let digest = self.digest_of(&file)?;
+            let digest = self.digest_of(&file, Taking::new())?;
             let stat = stat_of(file.fd.as_fd())?;
             Ok(Some(Written { digest, stat, source: Some(stat) }))
         })
@@ -544,12 +543,12 @@ impl JailRoot {
         })
     }
 
-    /// SHA-256 of a regular file in the jail.
+    /// The fingerprint of a regular file in the jail.
     ///
     /// # Errors
     /// It cannot be read or is no regular file.
-    pub fn digest(&self, inner: &Path) -> Result<Digest> {
-        self.doing("read", inner, || self.digest_of(&self.open_file(inner)?))
+    pub fn digest(&self, inner: &Path) -> Result<Fingerprint> {
+        self.doing("read", inner, || self.digest_of(&self.open_file(inner)?, Taking::new()))
     }
 
     /// Opens a regular file of the jail, following no link at its end.
@@ -1033,16 +1032,15 @@ fn write_all_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::
     Ok(())
 }
 
-fn digest_file(file: &OpenFile, buffer: &mut Vec<u8>) -> io::Result<Digest> {
+fn digest_file(file: &OpenFile, mut hash: Taking, buffer: &mut Vec<u8>) -> io::Result<Fingerprint> {
     let wanted = usize::try_from(file.stat.size).unwrap_or(CHUNK).clamp(1, CHUNK);
     if buffer.len() < wanted {
         buffer.resize(wanted, 0);
     }
-    let mut hash = Sha256::new();
     let mut offset = 0;
     loop {
         match retry(|| rustix::io::pread(&file.fd, &mut buffer[..], offset))? {
-            0 => return Ok(Digest(hash.finalize().into())),
+            0 => return Ok(hash.finish()),
             got => {
                 hash.update(&buffer[..got]);
                 offset += got as u64;

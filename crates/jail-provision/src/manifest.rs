@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Fingerprint};
 use crate::entry::EntryNeeds;
 use crate::error::{Error, Result};
 use crate::host::{Stat, Time};
@@ -151,8 +151,8 @@ pub enum What {
     Directory,
     /// A regular file, copied (or linked) from the host or written by us.
     File {
-        /// SHA-256 of what we put there.
-        digest: Digest,
+        /// Of what we put there.
+        digest: Fingerprint,
         /// Whether it is a hard link to the host's file.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         linked: bool,
@@ -214,7 +214,7 @@ pub struct Record {
 #[derive(Deserialize)]
 struct FlatRecord {
     kind: Kind,
-    digest: Option<Digest>,
+    digest: Option<Fingerprint>,
     #[serde(default)]
     linked: bool,
     target: Option<PathText>,
@@ -456,7 +456,7 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     fn record(why: Why) -> Record {
-        let what = What::File { digest: Digest::of(b"x"), linked: false };
+        let what = What::File { digest: Fingerprint::of(b"x"), linked: false };
         Record { what, uid: 0, gid: 0, mode: 0o755, source: None, stamp: None, why }
     }
 
@@ -479,7 +479,7 @@ mod tests {
         let mut manifest = Manifest::new(Path::new("/home/jail"));
         let kinds = [
             What::Directory,
-            What::File { digest: Digest::of(b"x"), linked: true },
+            What::File { digest: Fingerprint::of(b"x"), linked: true },
             What::Symlink { target: PathText("x".into()) },
             What::Device { block: true, device: 7 },
             What::Accounts { lines: [("root".to_owned(), "root:x:0:".to_owned())].into() },

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::digest::Digest;
+use crate::digest::{Fingerprint, Taking};
 use crate::error::{Error, Result};
 use crate::host::{Host, Stat};
 use crate::jailroot::{Meta, Privilege};
@@ -276,7 +276,7 @@ impl<'a> Planner<'a> {
                 there.is_file()
                     && (*linked || meta_of(there) == meta)
                     && (record.stamp.is_some_and(|old| same_state(old, stamp, *linked))
-                        || self.digest(path)? == Some(*digest))
+                        || self.still_has(path, *digest)?)
             }
         };
         let remember = matches!(record.what, What::File { .. }).then_some(stamp);
@@ -419,28 +419,27 @@ impl<'a> Planner<'a> {
         self.jail.is_some_and(|jail| jail.stat(path).is_ok_and(|stat| stat.is_dir()))
     }
 
-    fn digest(&self, path: &Path) -> Result<Option<Digest>> {
-        let Some(jail) = self.jail else { return Ok(None) };
-        digest_of(jail, path).map(Some).map_err(|e| Error::io("read the jail's", path, e))
+    fn still_has(&self, path: &Path, digest: Fingerprint) -> Result<bool> {
+        let Some(jail) = self.jail else { return Ok(false) };
+        let now = digest_of(jail, path, Taking::like(digest));
+        now.map(|now| now == digest).map_err(|e| Error::io("read the jail's", path, e))
     }
 }
 
-/// SHA-256 of a file of any host, a chunk at a time.
+/// The fingerprint of a file of any host, a chunk at a time.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn digest_of(host: &dyn Host, path: &Path) -> std::io::Result<Digest> {
-    use sha2::Digest as _;
+pub fn digest_of(host: &dyn Host, path: &Path, mut taking: Taking) -> std::io::Result<Fingerprint> {
     let file = host.open(path)?;
-    let mut hash = sha2::Sha256::new();
     let mut chunk = vec![0; 1 << 18];
     let mut offset = 0;
     loop {
         let got = file.read_at(&mut chunk, offset)?;
-        hash.update(&chunk[..got]);
+        taking.update(&chunk[..got]);
         offset += got as u64;
         if got < chunk.len() {
-            return Ok(Digest(hash.finalize().into()));
+            return Ok(taking.finish());
         }
     }
 }
@@ -484,7 +483,7 @@ pub(crate) fn difference(node: &Node, record: &Record, hard_links: bool) -> Opti
             (block, device) == (b, d) && meta == node.meta
         }
         (Content::Text(content), What::File { digest, .. }) => {
-            record.source.is_none() && Digest::of(content) == *digest && meta == node.meta
+            record.source.is_none() && digest.is_of(content) && meta == node.meta
         }
         (Content::Copy { source, stat, privilege }, What::File { linked, .. }) => {
             let Some(old) = &record.source else { return Some(Cause::Asked) };
@@ -508,8 +507,8 @@ pub(crate) fn record_of(node: &Node, stamp: Option<Stamp>) -> Record {
         Content::Directory => What::Directory,
         Content::Symlink { target } => What::Symlink { target: PathText(target.clone()) },
         Content::Device { block, device } => What::Device { block: *block, device: *device },
-        Content::Text(content) => What::File { digest: Digest::of(content), linked: false },
-        Content::Copy { .. } => What::File { digest: Digest([0; 32]), linked: false },
+        Content::Text(content) => What::File { digest: Fingerprint::of(content), linked: false },
+        Content::Copy { .. } => What::File { digest: Fingerprint::Blake3([0; 32]), linked: false },
         Content::Accounts(lines) => What::Accounts { lines: lines.clone() },
     };
     let source = match &node.content {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::manifest::{Manifest, What};
@@ -45,7 +45,10 @@ pub fn cyclonedx(manifest: &Manifest, host: &dyn Host) -> Result<Value> {
 }
 
 /// Packages that files of the jail are of, and the files that are of none.
-fn origins(manifest: &Manifest, host: &dyn Host) -> Result<(BTreeSet<Package>, BTreeMap<PathBuf, Digest>)> {
+fn origins(
+    manifest: &Manifest,
+    host: &dyn Host,
+) -> Result<(BTreeSet<Package>, BTreeMap<PathBuf, Fingerprint>)> {
     let mut files = BTreeMap::new();
     for (path, record) in &manifest.files {
         let What::File { digest, .. } = record.what else { continue };
@@ -74,13 +77,14 @@ fn package(package: &Package) -> Value {
     })
 }
 
-fn file(path: &std::path::Path, digest: Digest) -> Value {
+fn file(path: &std::path::Path, digest: Fingerprint) -> Value {
     let path = text::encode(path);
+    let (algorithm, digits) = digest.named();
     json!({
         "type": "file",
         "bom-ref": format!("file:{path}"),
         "name": path,
-        "hashes": [{ "alg": "SHA-256", "content": digest }],
+        "hashes": [{ "alg": algorithm, "content": digits }],
     })
 }
 
@@ -102,7 +106,7 @@ mod tests {
     fn record(source: Option<&str>) -> Record {
         let stamp = Stamp(1, 2, 3, 4, 5, 6);
         Record {
-            what: What::File { digest: Digest::of(b"x"), linked: false },
+            what: What::File { digest: Fingerprint::of(b"x"), linked: false },
             uid: 0,
             gid: 0,
             mode: 0o755,

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use jail_provision::digest::Digest;
+use jail_provision::digest::Fingerprint;
 use jail_provision::host::{Host, MemHost};
 use jail_provision::manifest::{Manifest, PathText, Record, Source, Stamp, What, Why};
 use jail_provision::plan::{self, Action, Choices, Plan};
@@ -181,7 +181,7 @@ fn carry_out(plan: &Plan, host: &MemHost, jail: &mut MemHost) -> BTreeMap<PathTe
             }
             Action::Write { content } => {
                 jail.file(path, mode, content);
-                What::File { digest: Digest::of(content), linked: false }
+                What::File { digest: Fingerprint::of(content), linked: false }
             }
             Action::Accounts { content, lines } => {
                 jail.file(path, mode, content);
@@ -192,7 +192,7 @@ fn carry_out(plan: &Plan, host: &MemHost, jail: &mut MemHost) -> BTreeMap<PathTe
                 jail.file(path, mode, &bytes);
                 let stamp = Stamp::from(&host.lstat(from).expect("there"));
                 source = Some(Source { path: PathText(from.clone()), stamp });
-                What::File { digest: Digest::of(&bytes), linked: false }
+                What::File { digest: Fingerprint::of(&bytes), linked: false }
             }
             Action::Remove => {
                 if jail.read_dir(&step.path).map_or(true, |names| names.is_empty()) {

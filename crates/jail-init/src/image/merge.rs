@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use jail_provision::digest::Digest;
+use jail_provision::digest::Fingerprint;
 use jail_provision::jailroot::Meta;
 use jail_provision::text;
 
@@ -22,7 +22,7 @@ pub(super) struct Content {
     pub(super) size: u64,
     pub(super) mtime: i64,
     /// Known if the tree is to be held against an older one.
-    pub(super) digest: Option<Digest>,
+    pub(super) digest: Option<Fingerprint>,
 }
 
 /// What lies at a path.
@@ -64,7 +64,7 @@ pub(super) struct Dropped {
 }
 
 /// One item of a layer, its number, and its content's digest if it is wanted.
-pub(super) type Numbered = (usize, Item, Option<Digest>);
+pub(super) type Numbered = (usize, Item, Option<Fingerprint>);
 
 impl Tree {
     /// Lays a layer over what is there.
@@ -108,7 +108,7 @@ impl Tree {
         layer: usize,
         number: usize,
         item: Item,
-        digest: Option<Digest>,
+        digest: Option<Fingerprint>,
         budget: &mut Budget,
     ) -> Result<(), String> {
         let Item { path, kind, mode, uid, gid, mtime, capabilities } = item;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 use jail_provision::apply::Progress;
-use jail_provision::digest::Digest;
+use jail_provision::digest::{Fingerprint, Taking};
 use jail_provision::error::{Error, Result};
 use jail_provision::jailroot::JailRoot;
 use jail_provision::manifest::{ImageOrigin, Manifest, PathText};
@@ -25,7 +25,6 @@ use jail_provision::recording::Seen;
 use jail_provision::state::State;
 use jail_provision::{provision, text};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use self::layer::{Budget, Item, Kind, Visit};
 use self::merge::Tree;
@@ -292,12 +291,12 @@ impl<R: Read> Read for Tee<R> {
     }
 }
 
-fn digest_of(content: &mut dyn Read) -> std::result::Result<Digest, String> {
-    let mut hash = Sha256::new();
+fn digest_of(content: &mut dyn Read) -> std::result::Result<Fingerprint, String> {
+    let mut hash = Taking::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
         match content.read(&mut buffer) {
-            Ok(0) => return Ok(Digest(hash.finalize().into())),
+            Ok(0) => return Ok(hash.finish()),
             Ok(got) => hash.update(&buffer[..got]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(format!("it cannot be read: {}", text::reason(&error))),

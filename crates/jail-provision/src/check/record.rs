@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Checker, Fault, Findings, entry, is_not_ours};
-use crate::digest::Digest;
+use crate::digest::{Fingerprint, Taking};
 use crate::error::{Error, Result};
 use crate::host::{Host, Stat};
 use crate::jailroot::{OpenFile, open_source};
@@ -60,7 +60,7 @@ impl Checker<'_> {
         &self,
         path: &Path,
         record: &Record,
-        digest: Digest,
+        digest: Fingerprint,
         linked: bool,
         findings: &mut Findings,
     ) -> Result<()> {
@@ -96,7 +96,7 @@ impl Checker<'_> {
     }
 
     /// Whether a file holds what was put there.
-    fn has_content(&self, file: &OpenFile, digest: Digest, origin: Option<&Origin>) -> io::Result<bool> {
+    fn has_content(&self, file: &OpenFile, digest: Fingerprint, origin: Option<&Origin>) -> io::Result<bool> {
         if let Some(Origin::Same(Some(host))) = origin {
             // A hard link compared with itself would be as good as no look at all.
             let another = (host.stat.dev, host.stat.ino) != (file.stat.dev, file.stat.ino);
@@ -104,7 +104,7 @@ impl Checker<'_> {
                 return Ok(true);
             }
         }
-        Ok(self.jail.digest_of(file)? == digest)
+        Ok(self.jail.digest_of(file, Taking::like(digest))? == digest)
     }
 
     /// A file that cannot be opened as one.
