@@ -24,6 +24,7 @@ STATIC_BIN    := $(STATIC_DIR)/$(STATIC_TARGET)/$(PROFILE_DIR)
 JAIL_SH       ?= $(STATIC_BIN)/jail-sh
 JAIL_RUN      ?= $(STATIC_BIN)/jail-run
 JAIL_GUEST    ?= $(STATIC_BIN)/jail-guest
+JAIL_MACHINE  ?= $(STATIC_BIN)/jail-machine
 MAN_DIR       := $(TARGET_DIR)/man
 COMPLETIONS_DIR := $(TARGET_DIR)/completions
 
@@ -40,12 +41,12 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh jail-run jail-guest probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 test-vm test-initramfs test-fleet install install-compat uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh jail-run jail-guest jail-machine probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 test-vm test-initramfs test-fleet install install-compat uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-build: jail-sh jail-run jail-guest man ## build everything (jail-sh, jail-run and jail-guest as static programs)
+build: jail-sh jail-run jail-guest jail-machine man ## build everything (static where it matters: jail-sh, jail-run, jail-guest, jail-machine)
 	$(CARGO) build --locked --workspace --bins --exclude jail-probe --exclude jail-sh --exclude jail-run --exclude jail-guest --profile $(PROFILE)
 
 jail-sh: # the one set-uid program
@@ -56,6 +57,9 @@ jail-run: # without a loader it starts in half the time
 
 jail-guest: # the first program of a virtual machine
 	$(call static,jail-guest,$(PROFILE))
+
+jail-machine: # what jail-sh becomes for a login into a virtual machine: nothing of the user's is loaded by it
+	$(call static,jail-vm,$(PROFILE))
 
 probe: # what the tests run inside a jail; static too
 	$(call static,jail-probe,release) -q
@@ -106,7 +110,7 @@ test-fleet: ## the Ansible role against three hosts made on this machine (slow, 
 	@tests/fleet
 
 install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
-	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(JAIL_RUN) $(JAIL_SH) $(JAIL_GUEST); do \
+	@for p in $(addprefix $(BIN_DIR)/,$(SBIN_PROGRAMS)) $(JAIL_RUN) $(JAIL_SH) $(JAIL_GUEST) $(JAIL_MACHINE); do \
 	    [ -x $$p ] || { echo "make install: '$$p' is not built: run 'make build' first" >&2; exit 1; }; done
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(SHARE)
 	install -d -m 755 $(ETC) $(ETC)/profiles
@@ -114,6 +118,7 @@ install: ## install to $(DESTDIR)$(PREFIX); run `make build` first
 	install -m 755 $(JAIL_RUN) $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(JAIL_SH) $(DESTDIR)$(PREFIX)/sbin/jail-sh
 	install -D -m 755 $(JAIL_GUEST) $(DESTDIR)$(PREFIX)/libexec/jailwright/jail-guest
+	install -D -m 755 $(JAIL_MACHINE) $(DESTDIR)$(PREFIX)/libexec/jailwright/jail-machine
 	@# Only root can make it root's; a package built by anyone else sets owner and mode on its own.
 	@if [ "$$(id -u)" = 0 ]; then chown root:root $(DESTDIR)$(PREFIX)/sbin/jail-sh && chmod 4755 $(DESTDIR)$(PREFIX)/sbin/jail-sh; \
 	else echo "make install: not root, so '$(DESTDIR)$(PREFIX)/sbin/jail-sh' is not set-uid: chown root:root and chmod 4755 it" >&2; fi

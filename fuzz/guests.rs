@@ -51,6 +51,7 @@ fn nothing() -> Spec {
         gid: 1,
         groups: Vec::new(),
         home: Vec::new(),
+        home_from: jail_wire::Home::Empty,
         shell: Vec::new(),
         brought: Vec::new(),
         accounts: None,

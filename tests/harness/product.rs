@@ -56,6 +56,7 @@ pub fn make() -> Run {
         ))
         .arg(format!("JAIL_SH={}", built_static("jail-sh").display()))
         .arg(format!("JAIL_GUEST={}", built_static("jail-guest").display()))
+        .arg(format!("JAIL_MACHINE={}", built_static("jail-machine").display()))
         .arg(format!("MAN_DIR={}", target_dir().join("man").display()))
 }
 

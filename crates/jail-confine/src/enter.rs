@@ -34,6 +34,7 @@ use crate::filter;
 use crate::invocation::{self, Call, Invocation, Terminal};
 use crate::learn;
 use crate::log::{Level, Log};
+use crate::machine;
 use crate::own_etc::{self, OwnFile};
 use crate::policy::Policy;
 use crate::policy::values::{Isolation, Network, Root, Seccomp, Session as Sharing};
@@ -80,6 +81,17 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
     if call.explain.is_some() {
         return Err(Refusal::new(What::Call, "--explain is for root"));
     }
+    let what = match &call.command {
+        Some(command) => format!("runs '{}'", printable(command.as_bytes())),
+        None => "logs in".to_owned(),
+    };
+    let name = printable(&admission.account.name);
+    let jail = admission.jail.path.display();
+    if admission.policy.isolation == Isolation::Vm {
+        log.line(Level::Info, &format!("{name} enters {jail} in a virtual machine and {what}"));
+        match machine::hand_over(&admission, invocation)? {}
+    }
+    log.line(Level::Info, &format!("{name} enters {jail} and {what}"));
     let entry = Entry {
         privilege: Privilege::Root,
         terminal: invocation.terminal,
@@ -92,12 +104,6 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
         bond: Bond::AsUsual,
         notebook: None,
     };
-    let what = match &call.command {
-        Some(command) => format!("runs '{}'", printable(command.as_bytes())),
-        None => "logs in".to_owned(),
-    };
-    let name = printable(&admission.account.name);
-    log.line(Level::Info, &format!("{name} enters {} and {what}", admission.jail.path.display()));
     enter(&admission, &entry, log)
 }
 
@@ -159,6 +165,9 @@ pub struct Entry<'a> {
 /// Whatever keeps the program from starting as confined as the policy says.
 pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32> {
     must_be_possible(&admission.policy)?;
+    if admission.policy.isolation == Isolation::Vm {
+        return Err(Refusal::new(What::Host, "a virtual machine is no cell to be entered; this is a defect"));
+    }
     must_fit_the_base(admission)?;
     let in_chroot = admission.policy.isolation == Isolation::Chroot;
     if in_chroot {
@@ -364,19 +373,10 @@ fn start_of<'a>(entry: &'a Entry<'_>) -> Option<&'a [u8]> {
 
 /// What the policy asks for and this version or host cannot give is refused before anything is made.
 pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
-    let refuse = |key: &str, value: String| {
-        Err(Refusal::new(
-            What::Policy,
-            format!(
-                "{key} = \"{value}\" (from {}) is not possible in this version; remove it or choose another value",
-                policy.origin(key)
-            ),
-        ))
-    };
     match policy.isolation {
         Isolation::Namespaces => {}
         Isolation::Chroot => chroot::must_be_possible(policy)?,
-        Isolation::Vm => return refuse("isolation", policy.isolation.to_string()),
+        Isolation::Vm => machine::must_be_possible(policy, Privilege::Root)?,
     }
     if policy.network == Network::Private {
         outside::must_be_there()?;
@@ -494,8 +494,9 @@ fn tell(failure: &Failure, session: &Session<'_>, report: Report, log: &Log, not
     }
 }
 
-/// One plain sentence for the client, the whole reason for the log, and a reference that ties them together.
-fn refuse(refusal: &Refusal, log: &Log, caller: &[u8]) -> i32 {
+/// One plain sentence for the client, the whole reason for the log, and a reference that ties them together. Returns the
+/// exit status.
+pub fn refuse(refusal: &Refusal, log: &Log, caller: &[u8]) -> i32 {
     let mut random = [0_u8; 4];
     let reference = match rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty()) {
         Ok(_) => u32::from_ne_bytes(random),

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use jail_wire::PORT;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move};
 
@@ -27,7 +26,7 @@ pub(crate) fn start() -> Result<()> {
     load_drivers()?;
     directory("/new")?;
     put("tmpfs", "/new", MountFlags::NOSUID | MountFlags::NODEV)?;
-    for name in ["proc", "sys", "dev", "run", "jail"] {
+    for name in ["proc", "sys", "dev", "run", "jail", "home", "kept"] {
         directory(&format!("/new/{name}"))?;
     }
     for name in ["proc", "sys", "dev"] {
@@ -43,7 +42,8 @@ pub(crate) fn start() -> Result<()> {
     jail_sys::process::block_all_signals(true).map_err(|errno| format!("cannot block signals: {errno}"))
 }
 
-fn directory(path: &str) -> Result<()> {
+/// Makes a directory, if it is not there.
+pub(crate) fn directory(path: &str) -> Result<()> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(errno) => Err(format!("cannot make {path}: {errno}")),
@@ -72,16 +72,16 @@ fn load_drivers() -> Result<()> {
     Ok(())
 }
 
-/// Waits for the port of our name and opens it.
-pub(crate) fn open_port() -> Result<OwnedFd> {
+/// Waits for the port of a name and opens it.
+pub(crate) fn open_port(wanted: &str) -> Result<OwnedFd> {
     let name = patiently(|| {
         let ports = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
         ports.flatten().find_map(|port| {
             let name = std::fs::read_to_string(port.path().join("name")).ok()?;
-            (name.trim_end() == PORT).then(|| port.file_name())
+            (name.trim_end() == wanted).then(|| port.file_name())
         })
     })
-    .ok_or_else(|| format!("there is no virtio port named {PORT}"))?;
+    .ok_or_else(|| format!("there is no virtio port named {wanted}"))?;
     let path = Path::new("/dev").join(name);
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(&path, flags, Mode::empty())
@@ -107,11 +107,11 @@ pub(crate) fn mount_jail() -> Result<()> {
         .map_err(|errno| format!("cannot mount the jail's image: {errno}"))
 }
 
-/// The jail's directory.
-pub(crate) fn open_jail() -> Result<OwnedFd> {
+/// A directory of the machine's, such as the jail.
+pub(crate) fn open(path: &str) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, JAIL, flags, Mode::empty())
-        .map_err(|errno| format!("cannot open {JAIL}: {errno}"))
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|errno| format!("cannot open {path}: {errno}"))
 }
 
 /// A machine of this kind has no clock; the host's is right enough.

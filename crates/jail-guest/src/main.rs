@@ -2,7 +2,7 @@
 //!
 //! The kernel starts it from the initramfs. It makes the machine fit to be entered ([`machine`]), is told over the channel
 //! what to run, and runs it as the host would: the same policy, the same cell, the same confinement, by jail-confine's own
-//! entry ([`session`]). Between channel and command it only passes bytes on ([`relay`]). It holds no secret and is not
+//! entry ([`session`]). The home may be the host's ([`home`]). Between channel and command it only passes bytes on ([`relay`]). It holds no secret and is not
 //! trusted by the host: a user who breaks this kernel owns this program, and QEMU and its cell are what is left.
 
 #![forbid(unsafe_code)]
@@ -13,11 +13,12 @@
 )]
 
 mod channel;
+mod home;
 mod machine;
 mod relay;
 mod session;
 
-use jail_wire::{ToGuest, ToHost, VERSION};
+use jail_wire::{Home, PORT, ToGuest, ToHost, VERSION};
 
 use crate::channel::Channel;
 
@@ -25,7 +26,7 @@ use crate::channel::Channel;
 type Result<T> = std::result::Result<T, String>;
 
 fn main() {
-    let port = machine::start().and_then(|()| machine::open_port());
+    let port = machine::start().and_then(|()| machine::open_port(PORT));
     let mut channel = match port {
         Ok(port) => Channel::new(port),
         // The console is all that is left, and its last line is what the host shows.
@@ -56,6 +57,9 @@ fn run(channel: &mut Channel) -> Result<()> {
     };
     machine::set_clock(spec.clock);
     machine::mount_jail()?;
+    if spec.home_from == Home::Served {
+        home::start()?;
+    }
     let session = session::start(&spec)?;
     channel.say(&ToHost::Started);
     let status = relay::run(channel, session)?;

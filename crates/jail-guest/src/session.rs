@@ -14,14 +14,14 @@ use jail_confine::policy::values::{Isolation, Session as Sharing};
 use jail_confine::policy::{Origin, Policy, text};
 use jail_sys::process::{self, Cloned};
 use jail_sys::tty;
-use jail_wire::{Program, Spec, Window};
+use jail_wire::{Home, Program, Spec, Window};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::Result;
-use crate::machine;
+use crate::{home, machine};
 
 /// A running session, seen from the relay.
 pub(crate) struct Session {
@@ -163,7 +163,7 @@ fn admit(spec: &Spec) -> Result<Admission> {
     policy.apply(&layer, &Origin::BuiltIn);
     policy.isolation = Isolation::Namespaces;
     policy.session = Sharing::Private;
-    let directory = machine::open_jail()?;
+    let directory = machine::open(machine::JAIL)?;
     let stat = rustix::fs::fstat(&directory).map_err(|errno| format!("cannot look at the jail: {errno}"))?;
     Ok(Admission {
         account: Account {
@@ -180,7 +180,11 @@ fn admit(spec: &Spec) -> Result<Admission> {
             base: None,
         },
         home: spec.home.clone(),
-        home_source: HomeSource::Empty,
+        home_source: match spec.home_from {
+            Home::Empty => HomeSource::Empty,
+            Home::Served => HomeSource::Host(machine::open(home::HOME)?),
+            Home::Kept => return Err("there is no disk to keep a home on".to_owned()),
+        },
         policy,
         shell: spec.shell.clone(),
         brought: spec.brought.clone(),

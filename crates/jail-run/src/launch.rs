@@ -62,18 +62,6 @@ pub fn prepare(cli: &Cli, ready: Option<OwnedFd>) -> Result<Option<Announcement>
     Ok(somebody.then_some(Announcement { ready, pid_file, launcher }))
 }
 
-/// Waits until the threads that copied files are gone. They have been joined, but the kernel takes a moment longer to
-/// forget them, and meanwhile neither makes user namespaces for this process nor lets it join any (unshare(2), EINVAL).
-pub fn wait_until_alone() {
-    for _ in 0..1000 {
-        let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-        if threads <= 1 {
-            return;
-        }
-        process::sleep_milliseconds(1);
-    }
-}
-
 fn open(path: &Path) -> Result<PidFile> {
     let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     let name = path.file_name().map(OsStr::to_owned).ok_or_else(|| {

@@ -94,7 +94,7 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
         return Ok(0);
     }
     if policy.isolation == Isolation::Vm {
-        return vm::run(cli, &caller, &place, policy);
+        return vm::run(cli, &caller, &place, &policy);
     }
     if policy.isolation == Isolation::Chroot {
         chroot_must_be_of_use(cli, &caller, &policy)?;
@@ -105,7 +105,7 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
             place.start = PathBuf::from(CHROOT_HOME);
         }
     }
-    launch::wait_until_alone();
+    jail_vm::launch::wait_until_alone();
     let announcement = launch::prepare(cli, ready)?;
     let admission = admit(&caller, &mut place, policy)?;
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
@@ -240,26 +240,6 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The jail of our own that a machine runs in.
-    pub(crate) fn of_qemu(caller: &Caller) -> std::result::Result<Self, Stop> {
-        let request = ThrowawayRequest {
-            sections: &["qemu".to_owned()],
-            with: &[],
-            directories: &[],
-            cache_root: cache_root(caller),
-            profiles: Profiles::standard(),
-        };
-        let kept = throwaway(&request).map_err(Stop::Provision)?;
-        Ok(Self {
-            jail: kept.path.clone(),
-            base: None,
-            sections: None,
-            start: PathBuf::from("/"),
-            brought: Vec::new(),
-            _kept: Some(kept),
-        })
-    }
-
     fn prepare(cli: &Cli, caller: &Caller) -> std::result::Result<Self, Stop> {
         if let Some(jail) = &cli.jail {
             let jail = std::path::absolute(jail)

@@ -31,6 +31,8 @@ const DRIVERS: [Need; 5] = [
 pub struct Extras {
     /// A root whose changes are thrown away.
     pub overlay: bool,
+    /// A home of the host's.
+    pub home: bool,
 }
 
 /// The directory for a kernel, with our guest program in the initramfs.
@@ -41,6 +43,9 @@ pub fn directory(cache: &Path, kernel: &Kernel, guest: &Path, extras: Extras) ->
     let mut needs = DRIVERS.to_vec();
     if extras.overlay {
         needs.push(Need::Must("overlay"));
+    }
+    if extras.home {
+        needs.push(Need::Must("fuse"));
     }
     let drivers = kernel.drivers(&needs)?;
     let mut source = stamp(&kernel.image)?;

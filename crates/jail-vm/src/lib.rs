@@ -5,20 +5,28 @@
 //! boot       kernel and initramfs, laid out once a kernel and kept
 //! image      the jail's tree as a read-only file system image, made once a state of the tree and kept
 //! machine    QEMU's command line
+//! home       the user's home, served to the guest
+//! cell       QEMU's own cell: it is one more program that is not trusted
+//! accelerator  whether the processor runs the guest, or QEMU
+//! launch     all of these, in the order in which rights are given up
+//! login      what jail-sh hands over (the program jail-machine)
 //! relay      between the caller and the guest, who is the attacker
 //! ```
-//!
-//! QEMU itself runs in a cell like any other program that is not trusted; `jail-run` puts it there.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod accelerator;
 pub mod boot;
+pub mod cell;
 mod cpio;
 mod erofs;
 mod files;
+pub mod home;
 pub mod image;
 pub mod kernel;
+pub mod launch;
+pub mod login;
 pub mod machine;
 pub mod relay;
 

@@ -4,8 +4,9 @@
 //! that a hostile guest cannot reach. What is said to QEMU is in this file alone.
 
 use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use jail_wire::PORT;
+use jail_wire::{HOME_PORT, PORT};
 
 use crate::boot::{INITRAMFS, KERNEL};
 use crate::image::IMAGE;
@@ -16,22 +17,20 @@ pub const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 pub const BOOT: &str = "/machine/boot";
 /// Where its cell shows the jail's image.
 pub const ROOT: &str = "/machine/root";
-/// A guest needs this much for its kernel and ours; below it does not even start.
-pub const LEAST_MEMORY: u64 = 96 << 20;
 /// What a machine gets if the policy does not say.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 
 /// Who executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Accelerator {
-    /// The processor, by /dev/kvm, which QEMU finds as this descriptor.
-    Kvm,
+    /// The processor, by /dev/kvm, which this is.
+    Kvm(OwnedFd),
     /// QEMU. The rate of the host's time stamp counter in kHz, which the guest cannot measure: see [`Machine::kernel_line`].
     Emulation(Option<u64>),
 }
 
 /// A machine to be started.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Machine {
     /// In bytes.
     pub memory: u64,
@@ -39,9 +38,22 @@ pub struct Machine {
     pub processors: u32,
     /// Who executes.
     pub accelerator: Accelerator,
+    /// QEMU's end of the socket that the home is served through.
+    pub home: Option<OwnedFd>,
+    /// The machine's own disk, if it is kept.
+    pub disk: Option<OwnedFd>,
 }
 
 impl Machine {
+    /// What QEMU finds open, by number.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
+        let kvm = match &self.accelerator {
+            Accelerator::Kvm(kvm) => Some(kvm),
+            Accelerator::Emulation(_) => None,
+        };
+        kvm.into_iter().chain(&self.home).chain(&self.disk)
+    }
+
     /// The words of the command; the first is the program.
     #[must_use]
     pub fn words(&self) -> Vec<OsString> {
@@ -53,16 +65,23 @@ impl Machine {
         say(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
         // ACPI is how the guest finds its devices. Neither PIT nor PIC: it has better.
         say(&["-M", "microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,auto-kernel-cmdline=off"]);
-        match self.accelerator {
-            Accelerator::Kvm => say(&["-accel", "kvm", "-cpu", "host"]),
+        match &self.accelerator {
+            Accelerator::Kvm(kvm) => {
+                say(&["-add-fd", &format!("set=1,fd={}", kvm.as_raw_fd())]);
+                say(&["-accel", "kvm,device=/dev/fdset/1", "-cpu", "host"]);
+            }
             Accelerator::Emulation(_) => say(&["-accel", "tcg,tb-size=128", "-cpu", "max"]),
         }
         say(&["-m", &format!("{}k", self.memory >> 10), "-smp", &self.processors.to_string()]);
         say(&["-kernel", &format!("{BOOT}/{KERNEL}"), "-initrd", &format!("{BOOT}/{INITRAMFS}")]);
         say(&["-append", &self.kernel_line()]);
         // The channel is our end of a socket, on QEMU's standard input: it has no name anywhere.
-        say(&["-chardev", "socket,id=channel,fd=0", "-device", "virtio-serial-device,max_ports=2"]);
+        say(&["-chardev", "socket,id=channel,fd=0", "-device", "virtio-serial-device,max_ports=3"]);
         say(&["-device", &format!("virtserialport,chardev=channel,name={PORT},nr=1")]);
+        if let Some(home) = &self.home {
+            say(&["-chardev", &format!("socket,id=home,fd={}", home.as_raw_fd())]);
+            say(&["-device", &format!("virtserialport,chardev=home,name={HOME_PORT},nr=2")]);
+        }
         // No lock: the image is read by many machines at once, and written by none.
         say(&[
             "-blockdev",
@@ -70,7 +89,14 @@ impl Machine {
                 "driver=raw,node-name=root,read-only=on,file.driver=file,file.locking=off,file.filename={ROOT}/{IMAGE}"
             ),
         ]);
-        say(&["-device", "virtio-blk-device,drive=root"]);
+        say(&["-device", "virtio-blk-device,drive=root,serial=root"]);
+        if let Some(disk) = &self.disk {
+            say(&["-add-fd", &format!("set=2,fd={}", disk.as_raw_fd())]);
+            // What a guest lets go of is given back to the host's disk.
+            let file = "file.driver=file,file.locking=off,file.filename=/dev/fdset/2,discard=unmap";
+            say(&["-blockdev", &format!("driver=raw,node-name=disk,{file}")]);
+            say(&["-device", "virtio-blk-device,drive=disk,serial=disk"]);
+        }
         // The kernel's last words, beside QEMU's own.
         say(&["-chardev", "file,id=console,path=/proc/self/fd/2", "-serial", "chardev:console"]);
         words.into_iter().map(OsString::from).collect()
@@ -110,6 +136,8 @@ mod tests {
             memory: 300 << 20,
             processors: 2,
             accelerator: Accelerator::Emulation(Some(2_300_000)),
+            home: None,
+            disk: None,
         };
         let words = words(&machine);
         assert_eq!(after(&words, "-m"), "307200k");
@@ -126,9 +154,19 @@ mod tests {
 
     #[test]
     fn kvm_needs_no_rate() {
-        let machine = Machine { memory: 1 << 30, processors: 1, accelerator: Accelerator::Kvm };
+        let open = |path: &str| OwnedFd::from(std::fs::File::open(path).expect("opened"));
+        let machine = Machine {
+            memory: 1 << 30,
+            processors: 1,
+            accelerator: Accelerator::Kvm(open("/dev/null")),
+            home: Some(open("/dev/null")),
+            disk: None,
+        };
         let words = words(&machine);
-        assert_eq!(after(&words, "-accel"), "kvm");
+        assert!(after(&words, "-accel").starts_with("kvm,"));
+        let home = format!("socket,id=home,fd={}", machine.home.as_ref().expect("given").as_raw_fd());
+        assert!(words.contains(&home), "{words:?}");
+        assert_eq!(machine.descriptors().count(), 2);
         assert!(!after(&words, "-append").contains("tsc"));
     }
 }

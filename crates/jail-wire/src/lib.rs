@@ -22,17 +22,19 @@ mod words;
 
 pub use flow::{Sink, Source};
 pub use frame::{Decoder, LONGEST_FROM_GUEST, LONGEST_FROM_HOST};
-pub use spec::{Accounts, Program, Spec, Window};
+pub use spec::{Accounts, Home, Program, Spec, Window};
 pub use words::{Stream, ToGuest, ToHost};
 
 /// Which form of the talk this is; both sides come from one build, and a cache may hold an old guest.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// How many bytes of a stream may be on their way.
 pub const WINDOW: usize = 256 << 10;
 /// How many bytes of a stream go into one frame.
 pub const PIECE: usize = 32 << 10;
 /// The name of the port that the talk goes through.
 pub const PORT: &str = "jailwright";
+/// The name of the port that the home is served through: messages of FUSE as the guest's kernel writes them, and nothing else.
+pub const HOME_PORT: &str = "jailwright.home";
 
 /// What the other side said makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq)]

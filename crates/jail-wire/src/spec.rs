@@ -34,6 +34,34 @@ pub struct Accounts {
     pub group: Vec<u8>,
 }
 
+/// Where the guest finds the home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// Nowhere: an empty one, gone with the machine.
+    Empty,
+    /// The host serves it over the port [`crate::HOME_PORT`].
+    Served,
+    /// On the machine's own disk, with the changes to the jail.
+    Kept,
+}
+
+impl Home {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Empty => 0,
+            Self::Served => 1,
+            Self::Kept => 2,
+        }
+    }
+
+    fn of(number: u32) -> Result<Self, Nonsense> {
+        [Self::Empty, Self::Served, Self::Kept]
+            .into_iter()
+            .find(|home| home.number() == number)
+            .ok_or_else(|| Nonsense(format!("there is no home of kind {number}")))
+    }
+}
+
 /// A session to run in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
@@ -57,6 +85,8 @@ pub struct Spec {
     pub groups: Vec<u32>,
     /// The home as seen inside.
     pub home: Vec<u8>,
+    /// Where it comes from.
+    pub home_from: Home,
     /// The shell inside.
     pub shell: Vec<u8>,
     /// Paths of the jail to be seen below a directory that the cell brings itself.
@@ -99,6 +129,7 @@ impl Spec {
         out.number(self.gid);
         out.list(&self.groups, |out, group| out.number(*group));
         out.bytes(&self.home);
+        out.number(self.home_from.number());
         out.bytes(&self.shell);
         out.list(&self.brought, |out, path| out.bytes(path));
         out.list(self.accounts.as_slice(), |out, accounts| {
@@ -141,6 +172,7 @@ impl Spec {
             gid: from.number()?,
             groups: from.list(Reader::number)?,
             home: from.bytes()?,
+            home_from: Home::of(from.number()?)?,
             shell: from.bytes()?,
             brought: from.list(Reader::bytes)?,
             accounts: from.list(|from| Ok(Accounts { passwd: from.bytes()?, group: from.bytes()? }))?.pop(),

@@ -158,7 +158,7 @@ impl ToHost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Accounts, Decoder, LONGEST_FROM_GUEST, LONGEST_FROM_HOST, Program};
+    use crate::{Accounts, Decoder, Home, LONGEST_FROM_GUEST, LONGEST_FROM_HOST, Program};
 
     fn spec() -> Spec {
         Spec {
@@ -172,6 +172,7 @@ mod tests {
             gid: 1001,
             groups: vec![1, 2],
             home: b"/home/d".to_vec(),
+            home_from: Home::Served,
             shell: b"/bin/bash".to_vec(),
             brought: vec![b"/tmp/x".to_vec()],
             accounts: Some(Accounts { passwd: b"p".to_vec(), group: b"g".to_vec() }),

@@ -29,8 +29,47 @@ pub struct Running {
     pub said: OwnedFd,
     /// The process that ends with QEMU; to kill it ends the machine.
     pub process: Pid,
-    /// How long the guest may take until it speaks.
-    pub patience: Duration,
+}
+
+impl Running {
+    /// Ends the machine.
+    pub fn end(&self) {
+        // SIGKILL, which nobody can block: the cell's first process and QEMU end with it.
+        if jail_sys::process::kill(self.process.as_raw_nonzero().get(), 9).is_ok() {
+            while let Err(Errno::INTR) = waitpid(Some(self.process), WaitOptions::empty()) {}
+        }
+    }
+}
+
+/// Whether a guest says anything before that time.
+///
+/// # Errors
+/// If this process cannot wait.
+pub fn first_word(running: &Running, until: Instant) -> Result<bool> {
+    let left = until.saturating_duration_since(Instant::now());
+    let timeout = rustix::time::Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    let mut fds = [PollFd::new(&running.channel, PollFlags::IN)];
+    poll(&mut fds, Some(&timeout)).map_err(|errno| format!("cannot wait for the machine: {errno}"))?;
+    // One byte is enough: what it means is judged when it matters. The end of QEMU is none.
+    let mut byte = [0_u8; 1];
+    rustix::io::ioctl_fionbio(&running.channel, true)
+        .map_err(|e| format!("cannot set up the channel: {e}"))?;
+    Ok(matches!(rustix::io::read(&running.channel, &mut byte), Ok(1..)))
+}
+
+/// The last line that QEMU or the console said, of a machine that has ended.
+#[must_use]
+pub fn last_words(running: &Running) -> String {
+    let mut said = [0_u8; LAST_WORDS];
+    if rustix::io::ioctl_fionbio(&running.said, true).is_err() {
+        return String::new();
+    }
+    let count = rustix::io::read(&running.said, &mut said).unwrap_or(0);
+    let said = String::from_utf8_lossy(&said[..count]).into_owned();
+    said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
 /// How it went.
@@ -46,6 +85,8 @@ pub enum End {
     Died(String),
 }
 
+/// How long an emulated guest may take until it speaks: a busy host starts many at once.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How long a session may tidy up after it was told to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// How much of what QEMU says is kept.
@@ -70,7 +111,7 @@ pub fn run(running: Running, spec: Spec) -> Result<End> {
     let mut relay = Relay::new(running, spec)?;
     let end = relay.pass_on();
     drop(raw);
-    relay.kill();
+    relay.running.end();
     end
 }
 
@@ -104,7 +145,7 @@ impl Relay {
         for fd in [&running.channel, &running.said] {
             rustix::io::ioctl_fionbio(fd, true).map_err(|e| format!("cannot set up the channel: {e}"))?;
         }
-        let until = Some(Instant::now() + running.patience);
+        let until = Some(Instant::now() + PATIENCE);
         Ok(Self {
             running,
             with_terminal: spec.terminal.is_some(),
@@ -169,7 +210,7 @@ impl Relay {
             if let Some(signal) = self.ending {
                 return Some(End::Signal(signal));
             }
-            let patience = self.running.patience.as_secs();
+            let patience = PATIENCE.as_secs();
             return Some(self.over(&format!("the guest did not answer within {patience} s")));
         }
         None
@@ -326,13 +367,6 @@ impl Relay {
             Err(Errno::INTR | Errno::AGAIN) => {}
             // Nobody reads it: the command gets SIGPIPE, as it would without a machine between.
             Err(_) => self.talk.close(if index == 0 { Stream::Output } else { Stream::Errors }),
-        }
-    }
-
-    fn kill(&self) {
-        // SIGKILL, which nobody can block: the cell's first process and QEMU end with it.
-        if jail_sys::process::kill(self.running.process.as_raw_nonzero().get(), 9).is_ok() {
-            while let Err(Errno::INTR) = waitpid(Some(self.running.process), WaitOptions::empty()) {}
         }
     }
 }

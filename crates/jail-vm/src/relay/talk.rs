@@ -202,6 +202,7 @@ mod tests {
             gid: 1,
             groups: Vec::new(),
             home: b"/".to_vec(),
+            home_from: jail_wire::Home::Empty,
             shell: b"/bin/sh".to_vec(),
             brought: Vec::new(),
             accounts: None,
