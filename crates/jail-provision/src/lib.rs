@@ -28,6 +28,7 @@ pub mod ldcache;
 mod loader_cache;
 pub mod manifest;
 mod needs;
+pub mod newc;
 pub mod package;
 pub mod plan;
 pub mod profiles;

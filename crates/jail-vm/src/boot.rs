@@ -6,7 +6,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::cpio::{Cpio, Kind};
+use jail_provision::newc::{self, Head, Newc};
+
 use crate::files::{Shelf, stamp, write};
 use crate::kernel::{Kernel, Need};
 use crate::{Result, files};
@@ -62,15 +63,18 @@ pub fn directory(cache: &Path, kernel: &Kernel, guest: &Path, extras: Extras) ->
             modules.push((name, read(file)?));
         }
         write(&dir.join(INITRAMFS), |out| {
-            let mut cpio = Cpio::new(out);
-            cpio.entry("init", Kind::Program, &guest)?;
-            cpio.entry("dev", Kind::Directory, b"")?;
-            cpio.entry("modules", Kind::Directory, b"")?;
-            cpio.entry("modules/order", Kind::File, order.as_bytes())?;
+            let mut archive = Newc::new(out);
+            let of = |mode| Head { mode, ..Head::default() };
+            let (directory, program, file) =
+                (of(newc::DIRECTORY | 0o755), of(newc::FILE | 0o755), of(newc::FILE | 0o644));
+            archive.record(b"init", program, &guest)?;
+            archive.record(b"dev", directory, b"")?;
+            archive.record(b"modules", directory, b"")?;
+            archive.record(b"modules/order", file, order.as_bytes())?;
             for (name, content) in &modules {
-                cpio.entry(&format!("modules/{name}"), Kind::File, content)?;
+                archive.record(format!("modules/{name}").as_bytes(), file, content)?;
             }
-            cpio.finish().map(drop)
+            archive.finish().map(drop)
         })
     })
 }

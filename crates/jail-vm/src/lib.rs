@@ -19,7 +19,6 @@
 pub mod accelerator;
 pub mod boot;
 pub mod cell;
-mod cpio;
 mod erofs;
 mod files;
 pub mod home;
