@@ -59,13 +59,16 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(
 
 /// The processors that this process may run on, and the one it runs on now. (The standard library's count reads five files
 /// of control groups first.)
-struct Processors {
+#[derive(Clone, Copy)]
+pub struct Processors {
     allowed: Option<CpuSet>,
     first: usize,
 }
 
 impl Processors {
-    fn of_this_process() -> Self {
+    /// Asked of the kernel, on the first thread.
+    #[must_use]
+    pub fn of_this_process() -> Self {
         Self { allowed: sched_getaffinity(None).ok(), first: sched_getcpu() }
     }
 
@@ -75,7 +78,7 @@ impl Processors {
 
     /// Keeps the calling thread from the processor that the first one is on. A scheduler that gathers the threads of a young
     /// process on one processor (virtual machines do, to let others sleep) would spread them when the work is done already.
-    fn leave_the_first(&self) {
+    pub fn leave_the_first(&self) {
         if let Some(mut others) = self.allowed.filter(|set| set.count() > 1) {
             others.unset(self.first);
             // Only a matter of speed.

@@ -47,5 +47,6 @@ pub mod toml_text;
 pub mod tree;
 pub mod wanted;
 
+pub use crew::Processors;
 pub use error::{Error, Result};
 pub use throwaway::{ThrowawayJail, ThrowawayRequest, throwaway};

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::host::{Directories, Host};
+use crate::host::{Directories, Host, Stat};
 
 /// An installed package.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +115,12 @@ pub struct Packages<'h> {
 enum Database {
     Dpkg(dpkg::Dpkg),
     Rpm(rpm::Rpm),
+}
+
+/// What the database's answers follow from, told without reading it: as long as this is the same, so are they. `None` where
+/// that cannot be told (rpm's) or where there is none.
+pub fn state(host: &dyn Host) -> Option<Vec<Option<Stat>>> {
+    dpkg::state(host)
 }
 
 impl<'h> Packages<'h> {
@@ -234,10 +240,13 @@ fn check_name(name: &str) -> Result<(), PackageError> {
     Err(PackageError::BadName { name: name.to_string() })
 }
 
+/// Where a distribution says who it is; the first that is there counts.
+const RELEASES: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
+
 /// `ID` and `VERSION_ID` of os-release, which package URLs name the distribution by.
 fn distribution(host: &dyn Host) -> (String, Option<String>) {
     let read = |path: &str| host.read(Path::new(path), 1 << 16).ok();
-    let bytes = read("/etc/os-release").or_else(|| read("/usr/lib/os-release")).unwrap_or_default();
+    let bytes = RELEASES.into_iter().find_map(read).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let value = |key: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;

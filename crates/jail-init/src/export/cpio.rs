@@ -81,7 +81,8 @@ impl<W: Write> Cpio<W> {
         }
         let file = reader.open(entry)?;
         let size = size as u32;
-        self.out.head(entry.path.as_os_str().as_bytes(), Head { mode: FILE | entry.mode, size, ..head })
+        self.out
+            .head(entry.path.as_os_str().as_bytes(), Head { mode: FILE | entry.mode, size, ..head })
             .map_err(failed)?;
         let mut buffer = vec![0; 256 << 10];
         let mut left = file.take(size.into());

@@ -168,6 +168,8 @@ pub(crate) fn to_file(path: &Path, source: Source<'_>, progress: &mut dyn Progre
     out.seek(SeekFrom::Start(at)).map_err(failed)?;
     out.write_all(header(&blob_name(sums.blob), EntryType::Regular, sums.size).as_bytes()).map_err(failed)?;
     out.seek(SeekFrom::Start(end)).map_err(failed)?;
+    // While the rest of the image's settings are waited for.
+    out.begin_writing();
     let documents = Documents::of(source, sums)?;
     let mut file = |name: &str, content: &[u8]| {
         out.write_all(header(name, EntryType::Regular, content.len() as u64).as_bytes())?;

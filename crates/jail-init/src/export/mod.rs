@@ -4,6 +4,7 @@
 //! whole.
 
 mod archive;
+mod bill;
 mod cache;
 mod contents;
 mod cpio;
@@ -17,14 +18,13 @@ mod subject;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread::{Scope, ScopedJoinHandle};
 
 use clap::{ArgGroup, CommandFactory, Parser};
 use jail_provision::error::{Error, Result};
-use jail_provision::host::RealHost;
-use jail_provision::{sbom, text};
+use jail_provision::text;
 use serde_json::{Value, json};
 
+use self::bill::Bill;
 use self::contents::Contents;
 use self::kubernetes::Kind;
 use self::layout::Source;
@@ -127,10 +127,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     };
     let mut line = Line::new(cli.verbose && !cli.json && !writes_to_stream(cli));
     let container = container(cli, &subject)?;
-    // The bill of material is asked of the package database, which takes as long as the layer: so both are done at once.
+    // What the bill of material needs takes as long as the layer: so both are done at once.
     let (contents, made, more_notes) = std::thread::scope(|scope| {
         let bill = match cli.oci.is_some() && !cli.dry_run {
-            true => Some(Bill::begin(scope, &subject)?),
+            true => Some(Bill::begin(scope, &subject, cli.afresh)?),
             false => None,
         };
         let contents = subject.contents()?;
@@ -175,25 +175,6 @@ fn check_usage(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// The software bill of material, while it is being made.
-struct Bill<'scope>(ScopedJoinHandle<'scope, Result<Value>>);
-
-impl<'scope> Bill<'scope> {
-    fn begin<'env>(scope: &'scope Scope<'scope, 'env>, subject: &'env Subject) -> Result<Self> {
-        let make = || sbom::cyclonedx(&subject.manifest, &RealHost::system());
-        let thread = std::thread::Builder::new().name("bill".to_owned()).spawn_scoped(scope, make);
-        thread.map(Self).map_err(|e| Error::failed(format!("no thread can be started: {}", text::reason(&e))))
-    }
-
-    /// Puts it to the other labels of an image.
-    fn label(self, mut image: oci::Settings) -> Result<oci::Settings> {
-        let bill =
-            self.0.join().map_err(|_| Error::failed("the software bill of material was not made"))??;
-        image.labels.get_or_insert_default().insert(settings::BILL.to_owned(), bill.to_string());
-        Ok(image)
-    }
-}
-
 /// The settings, where an image or a Pod needs them.
 fn container(cli: &Cli, subject: &Subject) -> Result<Option<Container>> {
     if cli.oci.is_none() && cli.kubernetes.is_none() {
@@ -219,13 +200,16 @@ fn write(
     let mut digest = None;
     if let (Some(path), Some(container)) = (&cli.oci, container) {
         if let Some(bill) = bill {
-            let settings = Box::new(|| bill.label(container.image.clone()));
+            let settings = Box::new(|| bill.label(subject, container.image.clone()));
             digest = Some(image_at(path, cli, subject, contents, settings, &image, mode, line)?);
         }
         made.push(Made { form: "oci", path: path.clone(), digest: digest.clone() });
         if let Some(profile) = &container.seccomp {
             let path = layout::beside(path);
-            put(cli, &path, profile, 0o644)?;
+            // Each file that is written is waited for until it is on the disk.
+            if std::fs::read(&path).ok().as_deref() != Some(profile.as_slice()) {
+                put(cli, &path, profile, 0o644)?;
+            }
             made.push(Made { form: "seccomp", path, digest: None });
         }
     }

@@ -68,6 +68,15 @@ impl Output {
         Ok(Self { file: file.into(), path: path.to_path_buf(), place, untold: 0 })
     }
 
+    /// Has the disk begin with what was written until now: for whoever has something else to wait for.
+    pub(crate) fn begin_writing(&mut self) {
+        self.untold = 0;
+        if matches!(self.place, Place::Named { .. }) {
+            // Only a hint; whether all of it is on the disk is asked at the end.
+            jail_sys::disk::begin_writing(self.file.as_fd()).unwrap_or_default();
+        }
+    }
+
     /// Puts it in place; what had the name before is gone.
     ///
     /// # Errors
@@ -152,10 +161,8 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.untold += written;
-        if self.untold >= WORTH_AN_EARLY_START && matches!(self.place, Place::Named { .. }) {
-            self.untold = 0;
-            // Only a hint; whether all of it is on the disk is asked at the end.
-            jail_sys::disk::begin_writing(self.file.as_fd()).unwrap_or_default();
+        if self.untold >= WORTH_AN_EARLY_START {
+            self.begin_writing();
         }
         Ok(written)
     }

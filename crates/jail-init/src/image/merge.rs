@@ -171,8 +171,11 @@ impl Tree {
 
     /// Where a path really lies; `None` if a directory on the way is not there.
     fn locate(&self, path: &Path, layer: usize) -> Result<Option<PathBuf>, String> {
-        let mut at = PathBuf::new();
         let parent = path.parent().unwrap_or(Path::new(""));
+        if self.is_plain(parent) {
+            return Ok(Some(path.to_path_buf()));
+        }
+        let mut at = PathBuf::new();
         for component in parent.components() {
             let next = at.join(component);
             at = match self.nodes.get(&next) {
@@ -191,6 +194,10 @@ impl Tree {
         {
             return Ok(real.join(name));
         }
+        if self.is_plain(parent) {
+            self.way = Some((parent.to_path_buf(), parent.to_path_buf()));
+            return Ok(path.to_path_buf());
+        }
         let mut at = PathBuf::new();
         for component in parent.components() {
             let next = at.join(component);
@@ -207,6 +214,13 @@ impl Tree {
         let path = at.join(name);
         self.way = Some((parent.to_path_buf(), at));
         Ok(path)
+    }
+
+    /// Whether this is a directory of the tree, or its root. All that is above one is too, so no link can be on the way, and
+    /// nobody need go it step by step: two hundred steps for each of a million entries take a quarter of an hour.
+    fn is_plain(&self, directory: &Path) -> bool {
+        directory.as_os_str().is_empty()
+            || self.nodes.get(directory).is_some_and(|node| node.what == What::Directory)
     }
 
     /// The directory that a component of a path stands for.

@@ -91,7 +91,9 @@ pub(crate) fn import(request: &Request<'_>, tool: &Tool) -> Result<Outcome> {
             Vec::new(),
         ));
     }
-    let tree = survey(&image, request.max, old.image.is_some())?;
+    let mut line = Line::new(false);
+    let tree = survey(&image, request.max, old.image.is_some(), &mut line)?;
+    line.clear();
     let notes = notes(&tree);
     if request.dry_run {
         let differences = place::compare(&tree, &old, jail.as_ref(), old.image.is_none(), request.force);
@@ -209,7 +211,7 @@ fn unpack<'a>(packing: Packing, blob: impl Read + 'a) -> Box<dyn Read + 'a> {
 }
 
 /// Reads all layers, holds them against their digests, and lays them over each other.
-fn survey(image: &Image<'_>, max: u64, with_digests: bool) -> Result<Tree> {
+fn survey(image: &Image<'_>, max: u64, with_digests: bool, progress: &mut dyn Progress) -> Result<Tree> {
     let mut tree = Tree::default();
     let mut budget = Budget::new(max);
     for (number, descriptor) in image.manifest.layers.iter().enumerate() {
@@ -221,6 +223,8 @@ fn survey(image: &Image<'_>, max: u64, with_digests: bool) -> Result<Tree> {
                     Kind::File { .. } if with_digests => Some(digest_of(content)?),
                     _ => None,
                 };
+                let size = if let Kind::File { size } = item.kind { size } else { 0 };
+                progress.step(&item.path, size);
                 items.push((number, item, digest));
                 Ok(())
             };

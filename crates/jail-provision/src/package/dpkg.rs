@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{Package, PackageError, distribution, purl};
-use crate::host::{Directories, Host};
+use super::{Package, PackageError, RELEASES, distribution, purl};
+use crate::host::{Directories, Host, Stat};
 
 const STATUS: &str = "/var/lib/dpkg/status";
 const INFO: &str = "/var/lib/dpkg/info";
@@ -15,6 +15,14 @@ const DIVERSIONS: &str = "/var/lib/dpkg/diversions";
 const ARCH: &str = "/var/lib/dpkg/arch";
 /// A desktop with 5,000 packages has some 8 MB.
 const MAX_DATABASE: usize = 256 << 20;
+
+/// Every file that an answer follows from. Lists are renamed into their directory, which tells of it.
+pub(super) fn state(host: &dyn Host) -> Option<Vec<Option<Stat>>> {
+    let stat = |path: &str| host.stat(Path::new(path)).ok();
+    stat(STATUS)?;
+    let files = [STATUS, INFO, DIVERSIONS, ARCH].into_iter().chain(RELEASES);
+    Some(files.map(stat).collect())
+}
 
 /// What `status` says of the installed packages.
 pub(super) struct Dpkg {
@@ -141,14 +149,17 @@ impl Dpkg {
     ) -> Result<BTreeMap<PathBuf, Package>, PackageError> {
         // Lists name files by paths from before /bin became a link. So: the name decides quickly, the real path surely.
         let names: HashSet<&OsStr> = files.iter().filter_map(|f| f.file_name()).collect();
-        // A hundred thousand lines: what comes after the last slash decides before a line is taken for a path at all.
+        // A hundred thousand lines: what they end in decides before anything else is looked at.
         let diverted = self.diversions.keys().filter_map(|path| path.file_name());
         let worth: HashSet<&OsStr> = names.iter().copied().chain(diverted).collect();
+        let ends = Ends::of(&worth);
         let directories = Directories::new(host);
         let mut owners = BTreeMap::new();
         for installed in &self.packages {
             let bytes = read_list(host, &installed.package)?;
-            for line in bytes.split(|b| *b == b'\n').filter(|line| line.starts_with(b"/")) {
+            for line in
+                bytes.split(|b| *b == b'\n').filter(|line| ends.may_be(line) && line.starts_with(b"/"))
+            {
                 let last = line.rsplit(|b| *b == b'/').next().unwrap_or_default();
                 if !worth.contains(OsStr::from_bytes(last)) {
                     continue;
@@ -164,6 +175,36 @@ impl Dpkg {
             }
         }
         Ok(owners)
+    }
+}
+
+/// What lines of interest end in, so that nearly all others are told by three bytes of theirs.
+struct Ends(Vec<bool>);
+
+impl Ends {
+    fn of(names: &HashSet<&OsStr>) -> Self {
+        let mut ends = Self(vec![false; 1 << 16]);
+        for name in names {
+            match name.as_bytes() {
+                [.., a, b, c] => ends.0[Self::slot(*a, *b, *c)] = true,
+                [b, c] => ends.0[Self::slot(b'/', *b, *c)] = true,
+                [c] => (0..=u8::MAX).for_each(|a| ends.0[Self::slot(a, b'/', *c)] = true),
+                [] => {}
+            }
+        }
+        ends
+    }
+
+    fn slot(a: u8, b: u8, c: u8) -> usize {
+        (usize::from(a) << 9 ^ usize::from(b) << 5 ^ usize::from(c)) & 0xffff
+    }
+
+    /// Whether the line's last name may be one of them. A line of two bytes has a name of one.
+    fn may_be(&self, line: &[u8]) -> bool {
+        match line {
+            [.., a, b, c] => self.0[Self::slot(*a, *b, *c)],
+            other => !other.is_empty(),
+        }
     }
 }
 
@@ -229,8 +270,8 @@ fn paragraphs(bytes: &[u8]) -> Vec<HashMap<&'static str, String>> {
                 value.push_str(&String::from_utf8_lossy(line));
             }
         } else if let Some(colon) = line.iter().position(|b| *b == b':') {
-            let key = String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase();
-            current = WANTED.iter().find(|wanted| **wanted == key).copied();
+            let key = &line[..colon];
+            current = WANTED.iter().find(|wanted| key.eq_ignore_ascii_case(wanted.as_bytes())).copied();
             if let Some(key) = current {
                 fields.insert(key, String::from_utf8_lossy(&line[colon + 1..]).trim().to_string());
             }

@@ -1,0 +1,111 @@
+//! The bill of material of an image: the one of the last export if nothing can have changed, else asked of the package
+//! database by a second thread, which takes as long as writing the layer.
+//!
+//! Nothing can have changed if the same files come from the same sources and the database is as it was left (inode, size,
+//! mtime and ctime of its files: nobody, not even root, can set a ctime back).
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::thread::{Scope, ScopedJoinHandle};
+
+use jail_provision::digest::Digest;
+use jail_provision::error::{Error, Result};
+use jail_provision::host::RealHost;
+use jail_provision::manifest::Manifest;
+use jail_provision::state::State;
+use jail_provision::{package, sbom, text};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::cache::is_recent;
+use super::settings;
+use super::subject::Subject;
+use crate::oci;
+
+const FILE: &str = "bill.json";
+
+/// The bill, or its promise.
+pub(super) enum Bill<'scope> {
+    Remembered(String),
+    Coming { thread: ScopedJoinHandle<'scope, Result<Value>>, key: Option<Digest> },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Memory {
+    key: Digest,
+    bill: String,
+}
+
+impl<'scope> Bill<'scope> {
+    /// Recalls the bill, unless all is to be done `afresh`, or begins to make it.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(super) fn begin<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        subject: &'env Subject,
+        afresh: bool,
+    ) -> Result<Self> {
+        let key = key(&subject.manifest);
+        if let Some(bill) = key.filter(|_| !afresh).and_then(|key| recall(&subject.state, key)) {
+            return Ok(Self::Remembered(bill));
+        }
+        let make = || sbom::cyclonedx(&subject.manifest, &RealHost::system());
+        let thread = std::thread::Builder::new().name("bill".to_owned()).spawn_scoped(scope, make);
+        thread
+            .map(|thread| Self::Coming { thread, key })
+            .map_err(|e| Error::failed(format!("no thread can be started: {}", text::reason(&e))))
+    }
+
+    /// Puts it to the other labels of an image.
+    ///
+    /// # Errors
+    /// The package database cannot be read.
+    pub(super) fn label(self, subject: &Subject, mut image: oci::Settings) -> Result<oci::Settings> {
+        let bill = match self {
+            Self::Remembered(bill) => bill,
+            Self::Coming { thread, key } => {
+                let made = thread.join();
+                let made = made.map_err(|_| Error::failed("the software bill of material was not made"))?;
+                let bill = made?.to_string();
+                if let Some(key) = key {
+                    remember(&subject.state, key, &bill)?;
+                }
+                bill
+            }
+        };
+        image.labels.get_or_insert_default().insert(settings::BILL.to_owned(), bill);
+        Ok(image)
+    }
+}
+
+/// What the bill follows from; `None` where that cannot be told, or where the database was changed just now.
+fn key(manifest: &Manifest) -> Option<Digest> {
+    let state = package::state(&RealHost::system())?;
+    if state.iter().flatten().any(|stat| is_recent(stat.ctime.sec, stat.ctime.nsec)) {
+        return None;
+    }
+    let mut hash = Sha256::new();
+    hash.update(format!("{} {state:?} {:?}\n", env!("CARGO_PKG_VERSION"), manifest.sections));
+    for (path, record) in &manifest.files {
+        let Some(source) = &record.source else { continue };
+        // No path holds a NUL.
+        for part in [path.0.as_os_str().as_bytes(), source.path.0.as_os_str().as_bytes()] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        hash.update(format!("{:?}\n", record.what));
+    }
+    Some(Digest(hash.finalize().into()))
+}
+
+fn recall(state: &State, key: Digest) -> Option<String> {
+    let bytes = std::fs::read(state.dir().join(FILE)).ok()?;
+    let memory: Memory = serde_json::from_slice(&bytes).ok()?;
+    (memory.key == key).then_some(memory.bill)
+}
+
+fn remember(state: &State, key: Digest, bill: &str) -> Result<()> {
+    let json = serde_json::to_vec(&Memory { key, bill: bill.to_owned() }).unwrap_or_default();
+    state.stage_bytes(state.dir().join(FILE), &json, 0o600)?.commit()
+}
