@@ -9,7 +9,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use jail_provision::digest::Digest;
 use jail_provision::error::{Error, Result};
-use jail_provision::host::RealHost;
+use jail_provision::host::{RealHost, Stat};
 use jail_provision::manifest::Manifest;
 use jail_provision::state::State;
 use jail_provision::{package, sbom, text};
@@ -46,7 +46,7 @@ impl<'scope> Bill<'scope> {
         subject: &'env Subject,
         afresh: bool,
     ) -> Result<Self> {
-        let key = key(&subject.manifest);
+        let key = packages().map(|packages| key(&packages, &subject.manifest));
         if let Some(bill) = key.filter(|_| !afresh).and_then(|key| recall(&subject.state, key)) {
             return Ok(Self::Remembered(bill));
         }
@@ -79,14 +79,17 @@ impl<'scope> Bill<'scope> {
     }
 }
 
-/// What the bill follows from; `None` where that cannot be told, or where the database was changed just now.
-fn key(manifest: &Manifest) -> Option<Digest> {
+/// The state of the package database; `None` where it cannot be told, or where it was changed just now.
+fn packages() -> Option<Vec<Option<Stat>>> {
     let state = package::state(&RealHost::system())?;
-    if state.iter().flatten().any(|stat| is_recent(stat.ctime.sec, stat.ctime.nsec)) {
-        return None;
-    }
+    let changing = state.iter().flatten().any(|stat| is_recent(stat.ctime.sec, stat.ctime.nsec));
+    (!changing).then_some(state)
+}
+
+/// What the bill follows from.
+fn key(packages: &[Option<Stat>], manifest: &Manifest) -> Digest {
     let mut hash = Sha256::new();
-    hash.update(format!("{} {state:?} {:?}\n", env!("CARGO_PKG_VERSION"), manifest.sections));
+    hash.update(format!("{} {packages:?} {:?}\n", env!("CARGO_PKG_VERSION"), manifest.sections));
     for (path, record) in &manifest.files {
         let Some(source) = &record.source else { continue };
         // No path holds a NUL.
@@ -96,7 +99,7 @@ fn key(manifest: &Manifest) -> Option<Digest> {
         }
         hash.update(format!("{:?}\n", record.what));
     }
-    Some(Digest(hash.finalize().into()))
+    Digest(hash.finalize().into())
 }
 
 fn recall(state: &State, key: Digest) -> Option<String> {
@@ -108,4 +111,51 @@ fn recall(state: &State, key: Digest) -> Option<String> {
 fn remember(state: &State, key: Digest, bill: &str) -> Result<()> {
     let json = serde_json::to_vec(&Memory { key, bill: bill.to_owned() }).unwrap_or_default();
     state.stage_bytes(state.dir().join(FILE), &json, 0o600)?.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jail_provision::host::Host as _;
+    use jail_provision::manifest::{PathText, Record, Source, Stamp, What, Why};
+
+    use super::*;
+
+    fn manifest(source: &str, target: &str) -> Manifest {
+        let mut manifest = Manifest::new(Path::new("/home/jail"));
+        let stamp = Stamp(1, 2, 3, 4, 5, 6);
+        let source = Source { path: PathText(source.into()), stamp };
+        let what = What::Symlink { target: PathText(target.into()) };
+        let record = Record {
+            what,
+            uid: 0,
+            gid: 0,
+            mode: 0o777,
+            source: Some(source),
+            stamp: Some(stamp),
+            why: Why::EveryJail,
+        };
+        manifest.files.insert(PathText("/bin/sh".into()), record);
+        manifest
+    }
+
+    #[test]
+    fn whatever_the_bill_names_tells_it_from_another() {
+        let stat = RealHost::system().stat(Path::new("/")).expect("a root");
+        let plain = manifest("/bin/dash", "dash");
+        let known = key(&[Some(stat), None], &plain);
+        assert_eq!(known, key(&[Some(stat), None], &plain));
+        let touched = Stat { ctime: jail_provision::host::Time { nsec: 7, ..stat.ctime }, ..stat };
+        let sections = Manifest { sections: vec!["git".to_owned()], ..plain.clone() };
+        for (what, other) in [
+            ("the database", key(&[Some(touched), None], &plain)),
+            ("one of its files", key(&[Some(stat), Some(stat)], &plain)),
+            ("a section", key(&[Some(stat), None], &sections)),
+            ("a source", key(&[Some(stat), None], &manifest("/bin/bash", "dash"))),
+            ("a content", key(&[Some(stat), None], &manifest("/bin/dash", "bash"))),
+        ] {
+            assert_ne!(known, other, "{what}");
+        }
+    }
 }

@@ -35,8 +35,8 @@ pub(super) struct Dpkg {
 
 struct Installed {
     package: Package,
-    /// Every group wants one of its alternatives.
-    depends: Vec<Vec<String>>,
+    /// What it depends on, as the database says it: taken apart only for who asks.
+    depends: String,
 }
 
 /// Where a package's file went because another package took its name.
@@ -86,8 +86,7 @@ impl Dpkg {
             architecture: architecture.to_string(),
             purl: purl("deb", id, name, version, &qualifiers),
         };
-        let groups = ["pre-depends", "depends"].iter().filter_map(|key| text(key)).flat_map(|t| t.split(','));
-        let depends = groups.map(|group| group.split('|').filter_map(relation_name).collect()).collect();
+        let depends: Vec<&str> = ["pre-depends", "depends"].iter().filter_map(|key| text(key)).collect();
 
         let index = self.packages.len();
         let is_native = architecture == "all" || native == Some(architecture);
@@ -95,7 +94,7 @@ impl Dpkg {
         for provided in text("provides").unwrap_or_default().split(',').filter_map(relation_name) {
             put(&mut self.provided, &provided, index, is_native);
         }
-        self.packages.push(Installed { package, depends });
+        self.packages.push(Installed { package, depends: depends.join(",") });
     }
 
     pub(super) fn find(&self, name: &str) -> Result<&Package, PackageError> {
@@ -121,7 +120,9 @@ impl Dpkg {
     /// What a package depends on, as far as it is installed: of alternatives, the first that is.
     pub(super) fn dependencies(&self, package: &Package) -> Vec<Package> {
         let Some(installed) = self.packages.iter().find(|p| p.package == *package) else { return Vec::new() };
-        let satisfied = installed.depends.iter().filter_map(|alternatives| {
+        // Every group wants one of its alternatives.
+        let satisfied = installed.depends.split(',').filter_map(|group| {
+            let alternatives: Vec<String> = group.split('|').filter_map(relation_name).collect();
             let by_name = alternatives.iter().find_map(|name| self.index_of(name));
             let provided = || alternatives.iter().find_map(|name| self.provided.get(name)?.first().copied());
             by_name.or_else(provided)
@@ -131,8 +132,10 @@ impl Dpkg {
 
     /// Everything a package's list names, directories included, under the names it has now.
     pub(super) fn list(&self, host: &dyn Host, package: &Package) -> Result<BTreeSet<PathBuf>, PackageError> {
-        let bytes = read_list(host, package)?;
-        Ok(lines(&bytes).map(|path| self.diverted(path, &package.name).to_path_buf()).collect())
+        let mut buffer = Vec::new();
+        Ok(lines(read_list(host, package, &mut buffer)?)
+            .map(|path| self.diverted(path, &package.name).to_path_buf())
+            .collect())
     }
 
     fn diverted<'p>(&'p self, path: &'p Path, package: &str) -> &'p Path {
@@ -154,9 +157,9 @@ impl Dpkg {
         let worth: HashSet<&OsStr> = names.iter().copied().chain(diverted).collect();
         let ends = Ends::of(&worth);
         let directories = Directories::new(host);
-        let mut owners = BTreeMap::new();
+        let (mut owners, mut buffer) = (BTreeMap::new(), Vec::new());
         for installed in &self.packages {
-            let bytes = read_list(host, &installed.package)?;
+            let bytes = read_list(host, &installed.package, &mut buffer)?;
             for line in
                 bytes.split(|b| *b == b'\n').filter(|line| ends.may_be(line) && line.starts_with(b"/"))
             {
@@ -219,18 +222,36 @@ fn relation_name(relation: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_string())
 }
 
-fn read_list(host: &dyn Host, package: &Package) -> Result<Vec<u8>, PackageError> {
+fn read_list<'b>(
+    host: &dyn Host,
+    package: &Package,
+    buffer: &'b mut Vec<u8>,
+) -> Result<&'b [u8], PackageError> {
     // Of a package that several architectures may have at once, the list's name tells which.
     let Package { name, architecture, .. } = package;
-    let candidates = [format!("{INFO}/{name}:{architecture}.list"), format!("{INFO}/{name}.list")];
-    let mut last = None;
-    for path in candidates.map(PathBuf::from) {
-        match host.read(&path, MAX_DATABASE) {
-            Ok(bytes) => return Ok(bytes),
-            Err(source) => last = Some(PackageError::Read { path, source }),
+    let with_architecture = PathBuf::from(format!("{INFO}/{name}:{architecture}.list"));
+    let path = PathBuf::from(format!("{INFO}/{name}.list"));
+    let length = read_into(host, &with_architecture, buffer).or_else(|_| read_into(host, &path, buffer));
+    let length = length.map_err(|source| PackageError::Read { path, source })?;
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+/// Reads a whole file into the beginning of a buffer that serves for many, and answers how long it is.
+fn read_into(host: &dyn Host, path: &Path, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let file = host.open(path)?;
+    let mut length = 0;
+    loop {
+        if length == buffer.len() {
+            if length >= MAX_DATABASE {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            buffer.resize((2 * length).max(1 << 18), 0);
+        }
+        length += file.read_at(&mut buffer[length..], length as u64)?;
+        if length < buffer.len() {
+            return Ok(length);
         }
     }
-    last.map_or_else(|| Ok(Vec::new()), Err)
 }
 
 /// Paths of a list; `/.` is the root, and says nothing.
