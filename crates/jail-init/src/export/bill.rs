@@ -12,7 +12,7 @@ use jail_provision::error::{Error, Result};
 use jail_provision::host::{RealHost, Stat};
 use jail_provision::manifest::Manifest;
 use jail_provision::state::State;
-use jail_provision::{package, sbom, text};
+use jail_provision::{Processors, package, sbom, text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -50,7 +50,11 @@ impl<'scope> Bill<'scope> {
         if let Some(bill) = key.filter(|_| !afresh).and_then(|key| recall(&subject.state, key)) {
             return Ok(Self::Remembered(bill));
         }
-        let make = || sbom::cyclonedx(&subject.manifest, &RealHost::system());
+        let processors = Processors::of_this_process();
+        let make = move || {
+            processors.leave_the_first();
+            sbom::cyclonedx(&subject.manifest, &RealHost::system())
+        };
         let thread = std::thread::Builder::new().name("bill".to_owned()).spawn_scoped(scope, make);
         thread
             .map(|thread| Self::Coming { thread, key })

@@ -16,7 +16,7 @@ use jail_provision::host::{Host as _, Stat};
 use jail_provision::jailroot::{JailRoot, Meta, Removed};
 use jail_provision::manifest::{Manifest, PathText, Record, Stamp, What as Is, Why};
 use jail_provision::plan::Kept;
-use jail_provision::{provision, text};
+use jail_provision::{Processors, provision, text};
 
 use super::layer::{Budget, Item, Kind};
 use super::merge::{Tree, What};
@@ -337,7 +337,9 @@ impl<'a> Writing<'a> {
     {
         let (jobs, todo) = sync_channel::<Job<'a>>(WAITING);
         let (done, results) = channel();
+        let processors = Processors::of_this_process();
         let work = move || {
+            processors.leave_the_first();
             // Whoever gave the jobs may have left, after an error of its own.
             for Job { paths, content } in todo {
                 if done.send(files.write(&paths, &mut content.as_slice())).is_err() {

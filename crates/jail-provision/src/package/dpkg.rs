@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, BufRead as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -160,9 +160,7 @@ impl Dpkg {
         let (mut owners, mut buffer) = (BTreeMap::new(), Vec::new());
         for installed in &self.packages {
             let bytes = read_list(host, &installed.package, &mut buffer)?;
-            for line in
-                bytes.split(|b| *b == b'\n').filter(|line| ends.may_be(line) && line.starts_with(b"/"))
-            {
+            for line in Lines(bytes).filter(|line| ends.may_be(line) && line.starts_with(b"/")) {
                 let last = line.rsplit(|b| *b == b'/').next().unwrap_or_default();
                 if !worth.contains(OsStr::from_bytes(last)) {
                     continue;
@@ -178,6 +176,20 @@ impl Dpkg {
             }
         }
         Ok(owners)
+    }
+}
+
+/// The lines of a text, without their ends. The standard library looks for the end of a line by whole words, which `split`
+/// cannot.
+struct Lines<'t>(&'t [u8]);
+
+impl<'t> Iterator for Lines<'t> {
+    type Item = &'t [u8];
+
+    fn next(&mut self) -> Option<&'t [u8]> {
+        let text = self.0;
+        let line = text.get(..self.0.skip_until(b'\n').ok()?)?;
+        (!line.is_empty()).then(|| line.strip_suffix(b"\n").unwrap_or(line))
     }
 }
 
@@ -299,4 +311,30 @@ fn paragraphs(bytes: &[u8]) -> Vec<HashMap<&'static str, String>> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_those_of_split() {
+        for text in ["", "/a", "/a\n", "/a\n\n/b/c", "\n"] {
+            let lines: Vec<&[u8]> = Lines(text.as_bytes()).collect();
+            let split: Vec<&[u8]> = text.lines().map(str::as_bytes).collect();
+            assert_eq!(lines, split, "{text:?}");
+        }
+    }
+
+    /// One that is passed over would be a package that no bill names.
+    #[test]
+    fn no_line_of_a_wanted_name_is_passed_over() {
+        for name in ["[", "ls", "awk", "libselinux.so.1", "\u{ff}x"] {
+            let ends = Ends::of(&std::iter::once(OsStr::new(name)).collect());
+            for line in [format!("/{name}"), format!("/usr/bin/{name}"), format!("/u/{name}")] {
+                assert!(ends.may_be(line.as_bytes()), "{line}");
+            }
+            assert!(!ends.may_be(b"/usr/share/doc/other/README.Debian"), "{name}");
+        }
+    }
 }
