@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use jailwright_tests::command::wait_until;
 use jailwright_tests::{Done, Output, Run, Scratch, Test, skip, test};
 
 use crate::setting::line_of;
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch nothing_of_the_callers_is_run),
     test!(scratch forged_answers_are_refused),
     test!(scratch a_directory_that_hangs_is_not_waited_for),
+    test!(scratch a_connection_lost_while_the_directory_thinks),
 ];
 
 const MODULE: &str = "/usr/lib/libnss_extrausers.so.2";
@@ -323,5 +325,28 @@ fn a_directory_that_hangs_is_not_waited_for(scratch: &Scratch) -> Done {
         let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
         assert!(state.is_empty() || state.contains(" Z "), "it was left running: {state}");
     }
+    Ok(())
+}
+
+/// The connection drops between jail-sh's start and its entry: the login must not be tied to whoever took it in.
+fn a_connection_lost_while_the_directory_thinks(scratch: &Scratch) -> Done {
+    let Some(user) = known(scratch) else { return skip(NO_MODULE) };
+    in_a_jail(scratch, &user);
+    let path =
+        stand_in(scratch, "echo >$out; until test -e $out.go; do sleep 0.05; done; exec $real \"$@\"");
+    let line = format!(
+        "{0}\nsetpriv --reuid {1} --regid {1} --clear-groups /usr/local/sbin/jail-sh -c 'sleep 600' </dev/null >/dev/null \
+         2>&1 &\necho $! >{path}.pid\nuntil test -e {path}.out; do sleep 0.05; done",
+        over(&path),
+        user.uid,
+    );
+    Run::new("unshare").args(["-m", "sh", "-c", &line]).within(Duration::from_secs(60)).run().ok();
+    std::fs::write(format!("{path}.out.go"), "").expect("write");
+    scratch.syslog().expect(&[&user.name, "runs 'sleep 600'"]);
+    let pid = std::fs::read_to_string(format!("{path}.pid")).expect("it was started");
+    wait_until("the login ends", Duration::from_secs(30), || {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        state.is_empty() || state.contains(" Z ")
+    });
     Ok(())
 }

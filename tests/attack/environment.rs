@@ -107,8 +107,15 @@ fn loader_variables_by_hand(host: &Scratch) -> Done {
         format!("TZ=:{dir}/zone"),
         format!("USER={}", user.name),
     ];
-    user.outside("env").args(variables).arg(host.product().jail_sh()).args(["-c", "true"]).run().ok();
+    let inside = "cat /proc/self/environ";
+    let out = user.outside("env").args(&variables).arg(host.product().jail_sh()).args(["-c", inside]).run().ok();
     assert_no_mark(&user);
+    // Nor do they get through to where they would work as they are meant.
+    let seen = out.text();
+    for name in variables.iter().filter_map(|variable| variable.split_once('=')).map(|(name, _)| name) {
+        let passes = ["USER", "TZ"].contains(&name);
+        assert_eq!(seen.split('\0').any(|line| line.starts_with(&format!("{name}="))), passes, "{name}: {seen}");
+    }
     assert!(!user.home.join("trace").exists());
     Ok(())
 }

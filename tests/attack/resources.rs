@@ -37,7 +37,7 @@ fn fork_bomb(host: &Scratch) -> Done {
     drop(bomb);
     user.outside("kill").args(["-KILL", "-1"]).run();
     assert!(count < 1200, "{count} processes");
-    assert!(took < Duration::from_secs(3), "the other user's login took {took:?}");
+    assert!(took < Duration::from_secs(20), "the other user's login took {took:?}");
     Ok(())
 }
 

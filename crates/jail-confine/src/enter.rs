@@ -17,7 +17,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use jail_sys::process::{self, Cloned, Exec, leak};
-use rustix::process::getppid;
+use rustix::process::{Pid, getppid};
 
 use crate::admission::{self, Account, Admission, Jail};
 use crate::agent;
@@ -101,7 +101,7 @@ fn log_in(invocation: &Invocation, log: &Log) -> Result<i32> {
         set: &[],
         report: Report::Login,
         announcement: None,
-        bond: Bond::AsUsual,
+        bond: Bond::ToConnection(invocation.parent),
         notebook: None,
     };
     enter(&admission, &entry, log)
@@ -128,7 +128,9 @@ pub enum Report {
 /// What becomes of a session whose caller ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bond {
-    /// A login ends with its connection; what a person started without root is left alone.
+    /// A login ends with its connection: with the process that started it, as it was first of all.
+    ToConnection(Option<Pid>),
+    /// As a login if root starts it; what a person started without root is left alone.
     AsUsual,
     /// It ends, whoever started it: it is a part of that process.
     WithCaller,
@@ -187,7 +189,10 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     let expected = if in_chroot { Names::NONE } else { Names::in_a_new_cell(entry.terminal, agent.as_ref()) };
     let exec = prepare_exec(admission, entry, &expected)?;
     let filter = filter::compile(&admission.policy, &admission.profile, &exec, &mut notes)?;
-    let parent = getppid();
+    let parent = match entry.bond {
+        Bond::ToConnection(parent) => parent,
+        Bond::AsUsual | Bond::WithCaller => getppid(),
+    };
 
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;

@@ -48,6 +48,7 @@ pub(crate) fn explain(user: &OsStr) -> Result<()> {
         },
         environment: vec![(OsString::from("LOGNAME"), user.to_owned())],
         terminal: Terminal::None,
+        parent: None,
     };
     let admission = admission::decide(&invocation)?;
     let text = describe(&admission);

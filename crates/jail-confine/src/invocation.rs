@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use jail_sys::process;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, getgroups, getpid, getuid, set_dumpable_behavior, umask};
+use rustix::process::{DumpableBehavior, Pid, getgroups, getpid, getppid, getuid, set_dumpable_behavior, umask};
 use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
 use rustix::thread::{Gid, Uid};
 
@@ -42,6 +42,8 @@ pub struct Invocation {
     pub environment: Vec<(OsString, OsString)>,
     /// The terminal, if there is one.
     pub terminal: Terminal,
+    /// Who started us: sshd's process for this connection, su, a cron daemon.
+    pub parent: Option<Pid>,
 }
 
 /// Where this process stands towards its terminal (credentials(7), "session").
@@ -118,6 +120,9 @@ pub fn standard(fd: i32) -> BorrowedFd<'static> {
 // Its frame must be gone while the waiter waits: see release_unused_stack.
 #[inline(never)]
 pub fn sanitize() -> Result<Invocation> {
+    // Before anything that may take time, a directory's answer above all: whoever has ended by then is not there to be
+    // asked for, and the login would be tied to the process that took us in.
+    let parent = getppid();
     // Nobody with the caller's uid may look into this process or its children before exec
     // (CVE-2016-8659, CVE-2026-41163: a dumpable helper of a set-uid sandbox).
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -135,6 +140,7 @@ pub fn sanitize() -> Result<Invocation> {
         groups: groups.into_iter().map(Gid::as_raw).collect(),
         environment,
         terminal: Terminal::find(),
+        parent,
     })
 }
 
