@@ -332,8 +332,7 @@ fn a_directory_that_hangs_is_not_waited_for(scratch: &Scratch) -> Done {
 fn a_connection_lost_while_the_directory_thinks(scratch: &Scratch) -> Done {
     let Some(user) = known(scratch) else { return skip(NO_MODULE) };
     in_a_jail(scratch, &user);
-    let path =
-        stand_in(scratch, "echo >$out; until test -e $out.go; do sleep 0.05; done; exec $real \"$@\"");
+    let path = stand_in(scratch, "echo >$out; until test -e $out.go; do sleep 0.05; done; exec $real \"$@\"");
     let line = format!(
         "{0}\nsetpriv --reuid {1} --regid {1} --clear-groups /usr/local/sbin/jail-sh -c 'sleep 600' </dev/null >/dev/null \
          2>&1 &\necho $! >{path}.pid\nuntil test -e {path}.out; do sleep 0.05; done",

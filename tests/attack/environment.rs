@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch loader_cache_in_the_jail),
     test!(scratch preload_file_in_the_jail),
     test!(scratch lines_forged_in_the_log),
+    test!(scratch a_name_that_is_a_path),
 ];
 
 /// A library that leaves a mark when it is loaded by a process with privilege or outside the cell.
@@ -108,13 +109,18 @@ fn loader_variables_by_hand(host: &Scratch) -> Done {
         format!("USER={}", user.name),
     ];
     let inside = "cat /proc/self/environ";
-    let out = user.outside("env").args(&variables).arg(host.product().jail_sh()).args(["-c", inside]).run().ok();
+    let out =
+        user.outside("env").args(&variables).arg(host.product().jail_sh()).args(["-c", inside]).run().ok();
     assert_no_mark(&user);
     // Nor do they get through to where they would work as they are meant.
     let seen = out.text();
     for name in variables.iter().filter_map(|variable| variable.split_once('=')).map(|(name, _)| name) {
         let passes = ["USER", "TZ"].contains(&name);
-        assert_eq!(seen.split('\0').any(|line| line.starts_with(&format!("{name}="))), passes, "{name}: {seen}");
+        assert_eq!(
+            seen.split('\0').any(|line| line.starts_with(&format!("{name}="))),
+            passes,
+            "{name}: {seen}"
+        );
     }
     assert!(!user.home.join("trace").exists());
     Ok(())
@@ -227,5 +233,67 @@ fn lines_forged_in_the_log(host: &Scratch) -> Done {
     for line in host.syslog().with(&mark) {
         assert!(!line.trim_end().contains('\n') && !line.contains('\u{1b}'), "{line:?}");
     }
+    Ok(())
+}
+
+/// CVE-2023-42456: what belongs to root was named after the user, and a user's name may hold anything.
+fn a_name_that_is_a_path(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("jail-sh is meant");
+    }
+    let (jail, user) = spoiled_jail(host)?;
+    let mark = host.unique("named");
+    let (name, uid) = (format!("../../../../etc/{mark}"), (user.uid + 500_000).to_string());
+    let home = jail.join("home").join(&mark);
+    std::fs::create_dir_all(&home).expect("mkdir");
+    let shell = host.product().jail_sh().display().to_string();
+    let at = format!("{}/./home/{mark}", jail.display());
+    let made = Run::new("/usr/sbin/useradd")
+        .args([
+            "--badname",
+            "-M",
+            "-o",
+            "-u",
+            &uid,
+            "-g",
+            &user.uid.to_string(),
+            "-d",
+            &at,
+            "-s",
+            &shell,
+            &name,
+        ])
+        .run();
+    if made.status != 0 {
+        return skip("this useradd makes no such name");
+    }
+    Run::new("chown").args([&uid]).arg(&home).run().ok();
+    let mut out = Run::new("setpriv")
+        .args([
+            "--reuid",
+            &uid,
+            "--regid",
+            &user.uid.to_string(),
+            "--clear-groups",
+            &shell,
+            "-c",
+            "id -u; exec sleep 2",
+        ])
+        .env("LOGNAME", &name)
+        .env("USER", &name)
+        .dir("/")
+        .background();
+    let said = out.first_line();
+    let found =
+        Run::sh(&format!("find /etc /run /var /srv /home /sys/fs/cgroup -name '{mark}*' 2>/dev/null"))
+            .run()
+            .text();
+    out.kill();
+    Run::new("/usr/sbin/userdel").arg("--force").arg(&name).run();
+    Run::new("setpriv")
+        .args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "kill", "-KILL", "-1"])
+        .run();
+    assert_eq!(said, uid, "it is a user like any other");
+    assert_eq!(found.trim(), home.display().to_string(), "made by the user's name");
     Ok(())
 }

@@ -6,6 +6,8 @@ use jailwright_tests::command::wait_until;
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::{attacker, of_a_login};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -15,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch kill_process_1),
     test!(scratch look_into_the_jailer_from_outside),
     test!(scratch trace_an_entry_from_outside),
+    test!(scratch signal_an_entry_from_outside),
     test!(scratch stop_the_waiter_from_outside),
     test!(scratch kill_the_waiter_from_outside),
     test!(scratch special_words_run_unconfined),
@@ -127,6 +130,47 @@ fn trace_an_entry_from_outside(host: &Scratch) -> Done {
     Ok(())
 }
 
+/// A set-uid program keeps its caller's real uid, and whoever has that may stop or end it half-way: it must be root's whole.
+fn signal_an_entry_from_outside(host: &Scratch) -> Done {
+    of_a_login()?;
+    if Under::test() != Under::Ours || std::env::var("JAIL_VARIANT").is_ok_and(|variant| variant == "private")
+    {
+        return skip("a login that waits for its cell's lock is meant");
+    }
+    let user = attacker(host);
+    let mut first = user.jail_sh("echo up; exec sleep 4322").background();
+    assert_eq!(first.first_line(), "up");
+    // Held here, the next login stops where it has every right and has not begun to give one up.
+    let lock =
+        std::fs::File::options().write(true).open(user.place_of_the_cell().join("lock")).expect("the lock");
+    flock(&lock, FlockOperation::LockExclusive).expect("lock");
+    let mut second = user.jail_sh("echo in").background();
+    let status = format!("/proc/{}/status", second.pid());
+    let fds = format!("/proc/{}/fd", second.pid());
+    let waits = || {
+        let open = std::fs::read_dir(&fds).into_iter().flatten().flatten();
+        open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|file| file.ends_with("lock"))
+    };
+    wait_until("it waits", Duration::from_secs(20), waits);
+    let text = std::fs::read_to_string(&status).expect("its status");
+    for line in ["Uid:\t0\t0\t0\t0", "Gid:\t0\t0\t0\t0", "Groups:\t"] {
+        assert!(text.lines().any(|own| own.trim_end() == line.trim_end()), "no '{line}':\n{text}");
+    }
+    for signal in ["-STOP", "-KILL", "-CONT", "-0"] {
+        let out = user.outside("kill").args([signal, &second.pid().to_string()]).run();
+        assert_ne!(out.status, 0, "kill {signal} reaches an entry");
+    }
+    for file in ["environ", "fd", "cwd/passwd", "mem"] {
+        let out = user.outside("ls").arg(format!("/proc/{}/{file}/", second.pid())).run();
+        assert_ne!(out.status, 0, "/proc/PID/{file} can be looked at");
+    }
+    flock(&lock, FlockOperation::Unlock).expect("unlock");
+    assert_eq!(second.first_line(), "in");
+    first.kill();
+    user.outside("kill").args(["-KILL", "-1"]).run();
+    Ok(())
+}
+
 /// A stopped waiter leaves nobody who watches; nothing may come of it.
 fn stop_the_waiter_from_outside(host: &Scratch) -> Done {
     signal_the_helpers(host, "STOP")
@@ -147,7 +191,7 @@ fn signal_the_helpers(host: &Scratch, signal: &str) -> Done {
     terminal.expect("$ ");
     terminal.line("trap '' HUP; while :; do cat /proc/self/status >~/status; sleep 0.1; done");
     let status = user.home.join("status");
-    wait_until("the loop runs", Duration::from_secs(5), || status.exists());
+    wait_until("the loop runs", Duration::from_secs(20), || status.exists());
     for (pid, command) in user.processes() {
         if !command.contains("bash")
             && !command.contains("sleep")
@@ -166,7 +210,7 @@ fn signal_the_helpers(host: &Scratch, signal: &str) -> Done {
     }
     terminal.kill();
     if signal == "KILL" {
-        wait_until("all is gone", Duration::from_secs(10), || {
+        wait_until("all is gone", Duration::from_secs(20), || {
             user.processes().iter().all(|(_, command)| command.contains("sshd"))
         });
     }

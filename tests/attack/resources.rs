@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use jailwright_tests::command::wait_until;
 use jailwright_tests::user::Under;
-use jailwright_tests::{Done, Run, Scratch, Test, skip, test};
+use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, skip, test};
 
 use crate::attacker;
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch fork_bomb),
+    test!(scratch processes_beyond_the_limit),
+    test!(scratch memory_beyond_the_limit),
+    test!(scratch processors_beyond_the_limit),
     test!(scratch open_files),
     test!(scratch terminals_by_the_thousand),
     test!(scratch core_dumps),
@@ -41,8 +44,71 @@ fn fork_bomb(host: &Scratch) -> Done {
     Ok(())
 }
 
+/// An account with one more limit; `None` where this host has nothing to hold it by, which is a refusal.
+fn limited<'s>(host: &'s Scratch, limit: &str) -> Result<User<'s>, Skip> {
+    if Under::test() != Under::Ours {
+        return Err(Skip("the limits are ours".to_owned()));
+    }
+    let user = attacker(host);
+    host.add_policy(&format!("[user.{}]\n{limit}\n", user.name));
+    if user.ssh("true").run().status == 125 {
+        return Err(Skip(format!("no controller holds '{limit}' on this host")));
+    }
+    Ok(user)
+}
+
+fn processes_beyond_the_limit(host: &Scratch) -> Done {
+    let user = limited(host, "processes = 20")?;
+    let mut many = user.ssh("for i in $(seq 60); do sleep 60 & done 2>/dev/null").background();
+    // A shell that cannot fork tries again for a while: it is there long enough to be looked at.
+    let sleeps = || user.processes().iter().filter(|(_, command)| command == "sleep 60").count();
+    wait_until("some are there", Duration::from_secs(15), || sleeps() > 8);
+    std::thread::sleep(Duration::from_secs(1));
+    let count = sleeps();
+    many.kill();
+    user.outside("kill").args(["-KILL", "-1"]).run();
+    assert!(count <= 20, "{count} processes");
+    Ok(())
+}
+
+fn memory_beyond_the_limit(host: &Scratch) -> Done {
+    let user = limited(host, "memory = \"64M\"")?;
+    // tail(1) keeps what it is to show; /tmp is memory, too.
+    for hog in [
+        "head -c 200000000 /dev/zero | tail -c 200000000",
+        "head -c 200000000 /dev/zero >/tmp/hog; cat /tmp/hog",
+    ] {
+        let out = user.ssh(&format!("({hog}) | wc -c")).run();
+        assert_ne!(out.text(), "200000000", "'{hog}' had 200 MB");
+    }
+    Ok(())
+}
+
+fn processors_beyond_the_limit(host: &Scratch) -> Done {
+    let user = limited(host, "cpus = 0.2")?;
+    let busy = "(while :; do :; done) & a=$!; (while :; do :; done) & b=$!; start=${EPOCHREALTIME/./}; sleep 3; \
+                end=${EPOCHREALTIME/./}; kill $a $b; wait; times | tail -n 1; echo $((end - start))";
+    let out = user.ssh(busy).run();
+    let text = out.text();
+    // `1m2.345s` of the user's and of the kernel's.
+    let seconds = |word: &str| -> f64 {
+        let (minutes, seconds) = word.trim_end_matches('s').split_once('m').expect("a time");
+        minutes.parse::<f64>().expect("minutes") * 60.0 + seconds.parse::<f64>().expect("seconds")
+    };
+    let (times, lasted) = text.split_once('\n').expect("two lines");
+    let used: f64 = times.split_whitespace().map(seconds).sum();
+    let lasted = lasted.trim().parse::<f64>().expect("microseconds") / 1e6;
+    assert!(used < 0.4 * lasted, "{used} s of processors in {lasted} s: {text}");
+    Ok(())
+}
+
 /// A limit on open files stands, and the caller can't raise it.
 fn open_files(host: &Scratch) -> Done {
+    if Under::test() == Under::Ours {
+        let user = limited(host, "open_files = 64")?;
+        let out = user.ssh("ulimit -Hn; ulimit -n 65 2>/dev/null || echo stays").run();
+        assert_eq!(out.text(), "64\nstays", "{}", out.errors());
+    }
     let out = attacker(host).ssh("ulimit -Hn; ulimit -n 1000000 2>&1 >/dev/null | wc -l").run().text();
     let hard: u64 = out.lines().next().and_then(|n| n.parse().ok()).unwrap_or(u64::MAX);
     assert!(hard <= 1_048_576, "{out}");

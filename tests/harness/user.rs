@@ -306,7 +306,7 @@ impl<'s> User<'s> {
     /// Waits until no process of the account is left: its cell has ended.
     #[track_caller]
     pub fn wait_for_the_end(&self) {
-        wait_until("the cell ends", Duration::from_secs(10), || self.processes().is_empty());
+        wait_until("the cell ends", Duration::from_secs(20), || self.processes().is_empty());
     }
 
     /// `jail-sh -c COMMAND` as sshd starts it, without the cost of a connection.

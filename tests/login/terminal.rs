@@ -67,7 +67,7 @@ fn a_window_that_changes(host: &Scratch) -> Done {
     assert_eq!(terminal.ask("stty size"), "24 200");
     terminal.ask("trap 'echo it changed' WINCH");
     terminal.resize(50, 132);
-    terminal.expect_within("it changed", Duration::from_secs(5));
+    terminal.expect_within("it changed", Duration::from_secs(20));
     assert_eq!(terminal.ask("stty size"), "50 132");
     Ok(())
 }
@@ -77,7 +77,7 @@ fn control_c(host: &Scratch) -> Done {
     let mut terminal = at_prompt(&user);
     terminal.line("echo rea''dy; sleep 100");
     terminal.expect("ready");
-    wait_until("sleep runs", Duration::from_secs(5), || runs(&user, "sleep 100"));
+    wait_until("sleep runs", Duration::from_secs(20), || runs(&user, "sleep 100"));
     terminal.send("\x03");
     terminal.expect("$ ");
     assert_eq!(terminal.ask("echo $?"), "130");
@@ -90,7 +90,7 @@ fn control_z_bg_and_fg(host: &Scratch) -> Done {
     let mut terminal = at_prompt(&user);
     terminal.line("echo rea''dy; sleep 101");
     terminal.expect("ready");
-    wait_until("sleep runs", Duration::from_secs(5), || runs(&user, "sleep 101"));
+    wait_until("sleep runs", Duration::from_secs(20), || runs(&user, "sleep 101"));
     terminal.send("\x1a");
     terminal.expect("Stopped");
     terminal.expect("$ ");
@@ -110,10 +110,10 @@ fn a_background_job(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
     let mut terminal = at_prompt(&user);
     terminal.ask("sleep 102 & true");
-    wait_until("sleep runs", Duration::from_secs(5), || runs(&user, "sleep 102"));
+    wait_until("sleep runs", Duration::from_secs(20), || runs(&user, "sleep 102"));
     assert!(terminal.ask("jobs").contains("Running"));
     terminal.ask("kill %1; wait %1");
-    wait_until("sleep is gone", Duration::from_secs(5), || !runs(&user, "sleep 102"));
+    wait_until("sleep is gone", Duration::from_secs(20), || !runs(&user, "sleep 102"));
     Ok(())
 }
 
@@ -127,7 +127,7 @@ fn control_d_ends_the_login(host: &Scratch) -> Done {
     std::thread::sleep(Duration::from_millis(300));
     terminal.send("\x04");
     terminal.wait();
-    wait_until("the login is gone", Duration::from_secs(5), || user.processes().is_empty());
+    wait_until("the login is gone", Duration::from_secs(20), || user.processes().is_empty());
     Ok(())
 }
 
@@ -229,7 +229,7 @@ fn a_lost_connection_ends_the_jobs(host: &Scratch) -> Done {
     let user = host.jailed_user(&["basicshell"]);
     let mut terminal = at_prompt(&user);
     terminal.line("sleep 103 & sleep 104");
-    wait_until("both run", Duration::from_secs(5), || runs(&user, "sleep 103") && runs(&user, "sleep 104"));
+    wait_until("both run", Duration::from_secs(20), || runs(&user, "sleep 103") && runs(&user, "sleep 104"));
     terminal.kill();
     user.wait_for_the_end();
     Ok(())
@@ -255,10 +255,10 @@ fn nothing_of_a_private_session_is_left(host: &Scratch) -> Done {
     let mut terminal = at_prompt(&user);
     terminal.line("(trap '' HUP; sleep 105 </dev/null >/dev/null 2>&1 &) ; echo star''ted");
     terminal.expect("started");
-    wait_until("it runs", Duration::from_secs(5), || runs(&user, "sleep 105"));
+    wait_until("it runs", Duration::from_secs(20), || runs(&user, "sleep 105"));
     terminal.line("exit");
     terminal.wait();
-    wait_until("it is gone", Duration::from_secs(5), || user.processes().is_empty());
+    wait_until("it is gone", Duration::from_secs(20), || user.processes().is_empty());
     Ok(())
 }
 
@@ -280,7 +280,7 @@ fn su_gives_the_terminal_back(host: &Scratch) -> Done {
     terminal.expect("$ ");
     assert_eq!(terminal.ask("echo ~"), user.inner_home.to_str().expect("UTF-8"));
     terminal.line("sleep 106");
-    wait_until("sleep runs", Duration::from_secs(5), || runs(&user, "sleep 106"));
+    wait_until("sleep runs", Duration::from_secs(20), || runs(&user, "sleep 106"));
     terminal.send("\x03");
     terminal.expect("$ ");
     terminal.line("exit");

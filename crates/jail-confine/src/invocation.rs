@@ -4,10 +4,10 @@
 //! argv. Nothing is looked up and nothing is parsed beyond argv before that world has been put in order.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use jail_sys::process;
+use jail_sys::process::{self, leak};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, getgroups, getpid, getppid, getuid, set_dumpable_behavior, umask};
@@ -207,11 +207,14 @@ fn open_standard_descriptors() -> std::result::Result<(), Errno> {
             // A directory of the host's, kept open: no stream, and a way out (CVE-2024-21626).
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => process::close(fd)?,
             Ok(_) => continue,
-            Err(_) => {}
+            Err(Errno::BADF) => {}
+            Err(errno) => return Err(errno),
         }
         // The lowest free number is this one; it stays open for the life of the process.
         let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
-        std::mem::forget(null);
+        if leak(null).as_raw_fd() != fd {
+            return Err(Errno::BADF);
+        }
     }
     Ok(())
 }
