@@ -95,8 +95,9 @@ test-cgroup2: ## limits by cgroup version 2, on a Debian in a virtual machine (s
 test-vm: ## a jail as a virtual machine, by QEMU and a Debian kernel (slow; root installs them)
 	@tests/vm
 
-test-faults: ## every system call of a provisioning fails once, each way (four minutes)
+test-faults: ## every system call of a provisioning and of each kind of entry fails, each way (ten minutes)
 	JAILWRIGHT_FAULTS=all $(CARGO) test --locked -p jail-init --test provision_faults -- --nocapture every_system_call
+	JAILWRIGHT_FAULTS=all tests/run attack that_fails --test-threads 1
 
 test-systemd: ## logins on a host that systemd runs, booted by systemd-nspawn (slow, root)
 	@tests/systemd

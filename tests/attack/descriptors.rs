@@ -1,5 +1,6 @@
 //! What a caller leaves open, or sets, before it starts the login shell by hand.
 
+use jailwright_tests::command::have;
 use jailwright_tests::user::Under;
 use jailwright_tests::{Done, Run, Scratch, Test, User, skip, test};
 
@@ -9,6 +10,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch open_directories_of_the_host),
     test!(scratch a_working_directory_of_the_host),
     test!(scratch a_directory_as_standard_input),
+    test!(scratch objects_of_the_kernel_as_standard_input),
     test!(scratch limits_of_a_hostile_caller),
     test!(scratch signals_of_a_hostile_caller),
     test!(scratch umask_of_a_hostile_caller),
@@ -89,6 +91,28 @@ fn a_directory_as_standard_input(host: &Scratch) -> Done {
         // Nothing that could be read is there; nor, under a laxer policy, would be what that keeps from reading.
         let there = out.text().contains("a directory") && Under::test() == Under::Ours;
         assert!(!there, "{redirect}: it is still open inside: {}", out.text());
+    }
+    Ok(())
+}
+
+/// Nor may they be what is no file at all: an io_uring works past every filter, and through a pidfd the descriptors of a
+/// process outside can be fetched. One without harm stands for them.
+fn objects_of_the_kernel_as_standard_input(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("what comes of it is ours to promise");
+    }
+    if !have("python3") {
+        return skip("no python3 on this machine");
+    }
+    let user = attacker(host);
+    for fd in [0, 2] {
+        let line = format!(
+            "exec python3 -c 'import os, sys; os.dup2(os.eventfd(0), {fd}); os.execv(sys.argv[1], sys.argv[1:])' \"$jail\" -c \
+             'echo entered; readlink /proc/self/fd/{fd}'"
+        );
+        let out = by_hand(&user, &line).run();
+        assert!(out.text().contains("entered"), "{} {}", out.status, out.errors());
+        assert!(!out.text().contains("anon_inode"), "it is still open inside: {}", out.text());
     }
     Ok(())
 }

@@ -96,6 +96,12 @@ fn ports_and_nothing_beside_them(host: &Scratch) -> Done {
         "socket_mptcp",
         "socket_udp",
     ]);
+    // Landlock has no rule for a socket that listens without a port; a profile without the call has. Who asks is told.
+    let told =
+        jailwright_tests::Run::new(host.product().jail_sh()).args(["--explain", &user.name]).run().ok();
+    assert!(told.text().contains("seccomp = \"transfer\" denies it"), "{}", told.text());
+    host.add_policy(&format!("[user.{}]\nseccomp = \"transfer\"\nsession = \"private\"\n", user.name));
+    user.cannot(&["listen_unbound"]);
     Ok(())
 }
 

@@ -144,7 +144,14 @@ fn signal_an_entry_from_outside(host: &Scratch) -> Done {
     let lock =
         std::fs::File::options().write(true).open(user.place_of_the_cell().join("lock")).expect("the lock");
     flock(&lock, FlockOperation::LockExclusive).expect("lock");
-    let mut second = user.jail_sh("echo in").background();
+    let id = user.uid.to_string();
+    let mut second = Run::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--groups", &id])
+        .arg(host.product().jail_sh())
+        .args(["-c", "echo in"])
+        .env("LOGNAME", &user.name)
+        .dir("/")
+        .background();
     let status = format!("/proc/{}/status", second.pid());
     let fds = format!("/proc/{}/fd", second.pid());
     let waits = || {

@@ -72,7 +72,7 @@ impl Sshd {
             .arg("-E")
             .arg(dir.join("log"))
             .background();
-        wait_until("sshd listens", Duration::from_secs(10), || {
+        wait_until("sshd listens", Duration::from_secs(30), || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         Sshd { dir, port, _server: server }

@@ -127,6 +127,15 @@ fn an_agent_in_the_home(host: &Scratch) -> Done {
                 echo $?";
     let covered = jail_sh(&user, &socket, look).run().ok();
     assert_eq!(covered.text(), "2\n2", "agent = false: {}", covered.errors());
+    // Over a link it could not be hidden.
+    let (real, moved) = (user.home.join(".ssh"), user.home.join("elsewhere"));
+    std::fs::rename(&real, &moved).expect("rename");
+    symlink("elsewhere", &real).expect("symlink");
+    let linked = jail_sh(&user, &socket, "ssh-add -l; echo in").run();
+    assert_eq!((linked.status, linked.text().as_str()), (125, ""), "{}", linked.errors());
+    assert_eq!(user.jail_sh("echo in").run().text(), "in", "without an agent there is nothing to hide");
+    std::fs::remove_file(&real).expect("remove");
+    std::fs::rename(&moved, &real).expect("rename");
     host.add_policy(&format!("[user.{}]\nagent = true\n", user.name));
     wait_until("the cell ends", Duration::from_secs(10), || {
         user.processes().iter().all(|(_, line)| line.starts_with("ssh-agent"))

@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(scratch screen_new_and_attach),
     test!(scratch a_lost_connection_ends_the_jobs),
     test!(scratch a_lost_connection_runs_the_hangup_trap),
+    test!(scratch a_lost_connection_without_a_terminal),
     test!(scratch nothing_of_a_private_session_is_left),
     test!(scratch su_runs_a_command),
     test!(scratch su_gives_the_terminal_back),
@@ -242,6 +243,19 @@ fn a_lost_connection_runs_the_hangup_trap(host: &Scratch) -> Done {
     terminal.kill();
     let trace = user.home.join("trap");
     wait_until("the trap ran", Duration::from_secs(10), || trace.exists());
+    Ok(())
+}
+
+/// Nobody hangs up a pipe: the waiter hears of the end of sshd's process.
+fn a_lost_connection_without_a_terminal(host: &Scratch) -> Done {
+    if Under::test() != Under::Ours {
+        return skip("on a host without us the command runs on");
+    }
+    let user = host.jailed_user(&["basicshell"]);
+    let mut client = user.ssh("sleep 107; sleep 108").background();
+    wait_until("it runs", Duration::from_secs(20), || runs(&user, "sleep 107"));
+    client.kill();
+    user.wait_for_the_end();
     Ok(())
 }
 

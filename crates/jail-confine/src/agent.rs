@@ -14,10 +14,13 @@ use rustix::io::Errno;
 
 use crate::cell::blueprint::{Below, Privilege, copy};
 use crate::invocation::variable;
-use crate::refusal::{OrRefuse, Result, What, printable};
+use crate::refusal::{OrRefuse, Refusal, Result, What, printable};
 
 /// The first agent of a new cell gets this name.
 pub(crate) const PLACEHOLDER: &[u8] = b"/dev/agentj0";
+
+/// Part of the path of an agent's socket since OpenSSH 10.1.
+const IN_A_HOME: &[u8] = b"/.ssh/agent/";
 
 /// A detached copy of the mount of the caller's agent socket, to be given a name inside. `None` without an agent, or
 /// with a word for one that is not believed, which is noted: a login without its agent is still a login.
@@ -79,13 +82,21 @@ fn open(path: &[u8], uid: u32) -> std::result::Result<OwnedFd, String> {
 ///
 /// # Errors
 /// If it is there and cannot be hidden.
-pub(crate) fn cover(home: &[u8]) -> Result<()> {
+pub(crate) fn cover(home: &[u8], environment: &[(OsString, OsString)]) -> Result<()> {
     let doing = || "hide the agents in the home".to_owned();
     let path = [home.strip_prefix(b"/").unwrap_or(home), b"/.ssh/agent"].concat();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // The working directory is the root of the namespace just joined (setns(2)).
     let place = match openat2(CWD, path, flags, Mode::empty(), crate::admission::BELOW) {
         Ok(place) => place,
+        // A link leads wherever the user wants, and no mount follows one. sshd follows it.
+        Err(Errno::LOOP) if is_in_a_home(environment) => {
+            return Err(Refusal::new(
+                What::Home,
+                "an agent is forwarded to '~/.ssh/agent', which the policy keeps out (agent = false), and a link on the way \
+                 there keeps it from being hidden; make '~/.ssh' and '~/.ssh/agent' directories, or log in with ssh -a",
+            ));
+        }
         // Not there, or not what sshd makes.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
         Err(errno) => return Err(errno).or_refuse(What::Home, doing),
@@ -95,6 +106,12 @@ pub(crate) fn cover(home: &[u8]) -> Result<()> {
         return Ok(());
     }
     crate::cell::cover(place.as_fd()).or_refuse(What::Home, doing)
+}
+
+/// Whether this login brings an agent that lies where OpenSSH 10.1 puts it.
+fn is_in_a_home(environment: &[(OsString, OsString)]) -> bool {
+    variable(environment, "SSH_AUTH_SOCK")
+        .is_some_and(|path| path.as_bytes().windows(IN_A_HOME.len()).any(|part| part == IN_A_HOME))
 }
 
 fn is_mount(place: &OwnedFd) -> std::result::Result<bool, Errno> {

@@ -323,7 +323,7 @@ fn move_in(
 ) -> Result<Names> {
     let terminal = cell.join(entry.terminal)?;
     if !admission.policy.agent {
-        agent::cover(&admission.home)?;
+        agent::cover(&admission.home, entry.environment)?;
     }
     if cell.was_running() {
         own_etc::refresh(own)?;

@@ -115,6 +115,13 @@ fn abilities(policy: &Policy) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if matches!(policy.network, Network::Ports { .. }) {
+        lines.push(
+            "network: the lists hold for connect and bind; a program that listens without either gets a port of the kernel's \
+             choice, for which Landlock has no rule: seccomp = \"transfer\" denies it"
+                .to_owned(),
+        );
+    }
     if policy.isolation == Isolation::Chroot {
         lines.extend(chroot::leaves_open());
     }

@@ -10,7 +10,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use jail_sys::process::{self, leak};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, getgroups, getpid, getppid, getuid, set_dumpable_behavior, umask};
+use rustix::process::{
+    DumpableBehavior, Pid, getgroups, getpid, getppid, getuid, set_dumpable_behavior, umask,
+};
 use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
 use rustix::thread::{Gid, Uid};
 
@@ -204,9 +206,12 @@ pub fn become_root(invocation: &Invocation) -> Result<()> {
 fn open_standard_descriptors() -> std::result::Result<(), Errno> {
     for fd in 0..=2 {
         match rustix::fs::fstat(standard(fd)) {
-            // A directory of the host's, kept open: no stream, and a way out (CVE-2024-21626).
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => process::close(fd)?,
-            Ok(_) => continue,
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                // A directory of the host's, kept open: no stream, and a way out (CVE-2024-21626). What has no type is an
+                // object of the kernel's without a file: a ring whose calls no filter sees, a hold on a process outside.
+                FileType::Directory | FileType::Unknown => process::close(fd)?,
+                _ => continue,
+            },
             Err(Errno::BADF) => {}
             Err(errno) => return Err(errno),
         }

@@ -154,6 +154,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("connect_tcp_fastopen", connect_tcp_fastopen),
     ("bind_tcp", bind_tcp),
     ("send_udp", send_udp),
+    ("listen_unbound", |_| listen_unbound()),
     // Files.
     ("write", |name| write(name)),
     ("exec", exec),
@@ -290,6 +291,12 @@ fn bind_tcp(address: &str) -> Answer {
 fn send_udp(address: &str) -> Answer {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(number_of)?;
     socket.send_to(b"x", address).map(|_| String::new()).map_err(number_of)
+}
+
+/// A socket that listens without an address gets a port of the kernel's choice.
+fn listen_unbound() -> Answer {
+    let fd = call(libc::SYS_socket, &[libc::AF_INET as usize, libc::SOCK_STREAM as usize, 0])?;
+    attempt(libc::SYS_listen, &[fd as usize, 1])
 }
 
 /// TCP Fast Open connects from sendto: a filter that looks at connect(2) alone misses it.
