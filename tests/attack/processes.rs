@@ -163,7 +163,7 @@ fn signal_an_entry_from_outside(host: &Scratch) -> Done {
     for line in ["Uid:\t0\t0\t0\t0", "Gid:\t0\t0\t0\t0", "Groups:\t"] {
         assert!(text.lines().any(|own| own.trim_end() == line.trim_end()), "no '{line}':\n{text}");
     }
-    for signal in ["-STOP", "-KILL", "-CONT", "-0"] {
+    for signal in ["-STOP", "-KILL", "-HUP", "-0"] {
         let out = user.outside("kill").args([signal, &second.pid().to_string()]).run();
         assert_ne!(out.status, 0, "kill {signal} reaches an entry");
     }

@@ -31,7 +31,8 @@ pub fn settle(policy: &mut Policy, notes: &mut Vec<String>) {
     ));
     if policy.network == Network::None && !policy.origin("network").is_written() {
         // No ports at all is the nearest to no network that there is without a namespace.
-        policy.network = if landlock::abi() >= ABI_WITH_PORTS {
+        // Where the kernel does not tell, the rules are asked for, which is refused then.
+        policy.network = if landlock::version().map_or(true, |abi| abi >= ABI_WITH_PORTS) {
             Network::Ports { connect: Vec::new(), bind: Vec::new() }
         } else {
             notes.push(
@@ -64,7 +65,7 @@ pub(crate) fn must_be_possible(policy: &Policy) -> Result<()> {
         Network::Private => return refuse("network = \"private\"", "that is a network namespace"),
         Network::Host | Network::Ports { .. } => {}
     }
-    let no_landlock = landlock::abi() == 0;
+    let no_landlock = landlock::version() == Ok(0);
     match policy.root {
         Root::Discard => return refuse("root = \"discard\"", "that is a mount"),
         Root::ReadOnly if written("root") && no_landlock => {

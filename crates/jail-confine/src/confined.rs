@@ -66,9 +66,12 @@ pub(crate) fn drop_bounding_set(kept: &[Capability]) -> Result<()> {
         }
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(bit)) {
             Ok(()) => {}
-            // The first number that this kernel does not know.
-            Err(Errno::INVAL) => return Ok(()),
+            // The first number that this kernel does not know, if it does not know it by another call as well.
             Err(errno) => {
+                let known = capability_is_in_bounding_set(CapabilitySet::from_bits_retain(bit));
+                if (errno, known) == (Errno::INVAL, Err(Errno::INVAL)) {
+                    return Ok(());
+                }
                 return Err(Refusal::new(
                     What::Host,
                     format!("cannot drop capability {number} from the bounding set: {errno}"),

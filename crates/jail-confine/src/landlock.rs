@@ -49,7 +49,9 @@ impl Fence {
         program: &[u8],
         notes: &mut Vec<String>,
     ) -> Result<Self> {
-        let abi = landlock::abi();
+        let abi = landlock::version().or_refuse(What::Host, || {
+            "tell whether this kernel has Landlock (something around this host denies the question)".into()
+        })?;
         if !policy.commands.is_empty() && abi == 0 {
             return Err(Refusal::new(
                 What::Host,

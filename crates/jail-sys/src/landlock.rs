@@ -61,15 +61,27 @@ pub mod scope {
     pub const SIGNALS: u64 = 1 << 1;
 }
 
-/// The kernel's ABI version; 0 where Landlock is missing or switched off.
+/// The kernel's ABI version; 0 where Landlock is missing or switched off, or is not to be asked.
 #[must_use]
 pub fn abi() -> u32 {
+    version().unwrap_or(0)
+}
+
+/// The kernel's ABI version; 0 where Landlock is missing or switched off.
+///
+/// # Errors
+/// Any answer but the two that a kernel gives without Landlock: what stands between it and us hides what it has.
+pub fn version() -> Result<u32, Errno> {
     const VERSION: u32 = 1;
     // SAFETY: with this flag the kernel reads no attributes and answers with a number.
     let answer = check(unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION)
     });
-    answer.ok().and_then(|v| u32::try_from(v).ok()).unwrap_or(0)
+    match answer {
+        Ok(version) => u32::try_from(version).map_err(|_| Errno::RANGE),
+        Err(Errno::NOSYS | Errno::OPNOTSUPP) => Ok(0),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// A set of rules under construction. What it handles and no rule allows is denied once it is in force.
