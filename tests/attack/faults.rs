@@ -293,6 +293,8 @@ fn fail_each(host: &Scratch, way: Way) -> Done {
     let open: Vec<&str> = MUST_REFUSE.into_iter().filter(|call| borne.contains(*call)).collect();
     assert!(open.is_empty(), "{open:?} failed, and a shell started all the same");
     drop(std::fs::remove_file(&door.log));
+    // The login that was joined: a shared cell outlives its waiter.
+    door.user.outside("kill").args(["-KILL", "-1"]).run();
     Ok(())
 }
 

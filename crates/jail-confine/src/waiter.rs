@@ -10,6 +10,7 @@ use rustix::termios::tcsetpgrp;
 
 use crate::cell::Cell;
 use crate::confined::{self, Identity};
+use crate::enter::REFUSED;
 use crate::invocation::{Terminal, standard};
 use crate::refusal::{OrRefuse, Result, What};
 use crate::seccomp::{Supervisor, supervisor};
@@ -62,11 +63,18 @@ pub(crate) enum Orphans {
 /// # Errors
 /// If the rights cannot be given up (the session is killed then), or the wait itself fails.
 pub(crate) fn wait(watch: &Watch, cell: Option<&Cell>) -> Result<Infallible> {
-    if let Err(refusal) = give_up(watch, cell) {
+    if let Err(refusal) = give_up(watch) {
         // Not one moment with rights longer than needed: the cell dies with us.
         process::kill(watch.child.as_raw_nonzero().get(), SIGKILL)
             .or_refuse(What::Host, || "end the session".into())?;
         return Err(refusal);
+    }
+    if release(watch, cell).is_err() {
+        // Nobody is left to be told, and destructors would close descriptors that are closed already.
+        if process::kill(watch.child.as_raw_nonzero().get(), SIGKILL).is_err() {
+            // It has ended meanwhile.
+        }
+        process::exit_now(REFUSED);
     }
     let status = watch_child(watch);
     end_orphans(watch.orphans);
@@ -75,7 +83,7 @@ pub(crate) fn wait(watch: &Watch, cell: Option<&Cell>) -> Result<Infallible> {
     process::exit_now(status?)
 }
 
-fn give_up(watch: &Watch, cell: Option<&Cell>) -> Result<()> {
+fn give_up(watch: &Watch) -> Result<()> {
     if watch.orphans == Orphans::AreEnded {
         let doing = || "take charge of what the session leaves behind".to_owned();
         set_child_subreaper(Some(rustix::process::getpid())).or_refuse(What::Host, doing)?;
@@ -88,6 +96,11 @@ fn give_up(watch: &Watch, cell: Option<&Cell>) -> Result<()> {
         // sshd's process for this connection is our parent. After the change of uid, which would clear it.
         confined::die_with_parent(SIGHUP)?;
     }
+    Ok(())
+}
+
+/// The last that it could be seen or told by, and the last of the kernel that it does not need.
+fn release(watch: &Watch, cell: Option<&Cell>) -> Result<()> {
     release_descriptors(watch.terminal, cell)?;
     let filter = supervisor(match watch.orphans {
         Orphans::AreEnded => Supervisor::WaiterOfChroot,
