@@ -61,7 +61,7 @@ pub(crate) enum Orphans {
 /// Waits for the session to end, and ends with its exit status as a shell gives it: 128 + n for a signal.
 ///
 /// # Errors
-/// If the rights cannot be given up (the session is killed then), or the wait itself fails.
+/// If the rights cannot be given up; the session is killed then.
 pub(crate) fn wait(watch: &Watch, cell: Option<&Cell>) -> Result<Infallible> {
     if let Err(refusal) = give_up(watch) {
         // Not one moment with rights longer than needed: the cell dies with us.
@@ -80,7 +80,7 @@ pub(crate) fn wait(watch: &Watch, cell: Option<&Cell>) -> Result<Infallible> {
     end_orphans(watch.orphans);
     give_terminal_back(watch.terminal);
     // No destructors: they would close descriptors that are closed already.
-    process::exit_now(status?)
+    process::exit_now(status.unwrap_or(REFUSED))
 }
 
 fn give_up(watch: &Watch) -> Result<()> {
