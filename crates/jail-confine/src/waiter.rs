@@ -250,7 +250,8 @@ fn children() -> Vec<i32> {
     let mut text = [0_u8; 4096];
     let path = format!("/proc/self/task/{}/children", rustix::process::getpid());
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    let length = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+    // openat(2) by name: it is what the waiter's filter lets through, where open(2) is a call of its own.
+    let length = rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())
         .and_then(|file| rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut text)))
         .unwrap_or(0);
     let whole = text.get(..length).unwrap_or_default();
