@@ -61,7 +61,7 @@ fn the_waiter_of_a_chroot_has_a_filter(host: &Scratch) -> Done {
     }
     let user = host.jailed_user(&["basicshell"]);
     host.add_policy(&format!("[user.{}]\nisolation = \"chroot\"\n", user.name));
-    let mut login = user.jail_sh("(setsid sleep 61 &); echo in; exec sleep 60").background();
+    let mut login = user.jail_sh("(trap '' HUP; exec sleep 61) & echo in; exec sleep 60").background();
     assert_eq!(login.first_line(), "in");
     assert_filtered(&user, &["jail-waiter"]);
     Run::sh(&format!("pkill -f -u {} '^sleep 60'", user.uid)).run().ok();

@@ -14,6 +14,7 @@ use std::time::Instant;
 use jail_sys::process;
 use rustix::fs::{CWD, Mode, OFlags, open, readlinkat};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 /// Where programs send their lines.
 const SOCKET: &str = "/dev/log";
@@ -115,9 +116,10 @@ impl Relay {
                     socket.set_nonblocking(true).is_ok() && socket.connect(&self.name).is_ok()
                 });
             }
-            match self.host.as_ref().map(|host| host.send(line)) {
+            // By send(2): the filter of this process has no write(2), which the standard library would use.
+            match self.host.as_ref().map(|host| rustix::net::send(host, line, SendFlags::NOSIGNAL)) {
                 // Its queue is full: it has enough to do.
-                Some(Err(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Some(Err(Errno::AGAIN)) => {
                     self.allowance.dropped = self.allowance.dropped.saturating_add(1);
                     return;
                 }

@@ -78,7 +78,9 @@ const WAITER: [Call; 7] = [
     Any("waitid"),
 ];
 
-const OF_CHROOT: [Call; 2] = [Any("getpid"), Without("openat", 2, NOT_JUST_READING)];
+/// C libraries open by either of the two.
+const OF_CHROOT: [Call; 3] =
+    [Any("getpid"), Without("open", 1, NOT_JUST_READING), Without("openat", 2, NOT_JUST_READING)];
 
 /// The program for a process that stays.
 #[must_use]
