@@ -11,6 +11,7 @@ mod commands;
 mod crowd;
 mod daemons;
 mod doors;
+mod everyday;
 mod killed;
 mod learning;
 mod logging;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         crowd::TESTS,
         daemons::TESTS,
         doors::TESTS,
+        everyday::TESTS,
         names::TESTS,
         killed::TESTS,
         learning::TESTS,
