@@ -41,7 +41,7 @@ SHARE          = $(DESTDIR)$(PREFIX)/share/jailwright
 ETC            = $(DESTDIR)/etc/jailwright
 
 
-.PHONY: help build jail-sh jail-run jail-guest jail-machine probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 test-vm test-initramfs test-fleet install install-compat uninstall bench fuzz lint fmt clean
+.PHONY: help build jail-sh jail-run jail-guest jail-machine probe static man demo test test-attack test-mutations test-distros test-fresh test-faults test-systemd test-cgroup2 test-crowd test-vm test-initramfs test-fleet install install-compat uninstall bench fuzz lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -88,6 +88,9 @@ test-distros: ## the sections' programs in a debootstrap'ed Debian 13 (slow, roo
 
 test-fresh: ## this README on a bare Debian 12: demo and test by a new user, by sudo and where much is forbidden (slow, root)
 	@tests/fresh
+
+test-crowd: ## a hundred users logged in at once, with one session each and with ten (root)
+	for sessions in 1 10; do ulimit -n 65536; JAILWRIGHT_CROWD=$$sessions tests/run login hundred_users || exit 1; done
 
 test-cgroup2: ## limits by cgroup version 2, on a Debian in a virtual machine (slow, root)
 	@tests/cgroup2

@@ -1,7 +1,7 @@
 //! Many logins at once, and cells that come, go and break under them.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use jailwright_tests::command::{Background, wait_until};
 use jailwright_tests::user::Under;
@@ -10,6 +10,7 @@ use jailwright_tests::{Done, Run, Scratch, Test, User, skip, test};
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch two_hundred_logins_of_one_user_share_one_cell),
     test!(scratch forty_users_at_once_again_and_again),
+    test!(scratch a_hundred_users_with_many_sessions_each),
     test!(scratch a_policy_edited_while_logins_come),
     test!(scratch the_first_process_is_killed),
     test!(scratch a_waiter_is_killed),
@@ -85,6 +86,70 @@ fn forty_users_at_once_again_and_again(host: &Scratch) -> Done {
     Ok(())
 }
 
+/// A hundred users at once, each with so many sessions as `JAILWRIGHT_CROWD` says (`make test-crowd`: one and ten): a cell for
+/// each user, none lost, and the figures. Accounts alone take a minute, so it is no part of `make test`.
+fn a_hundred_users_with_many_sessions_each(host: &Scratch) -> Done {
+    const USERS: usize = 100;
+    let Some(sessions) = std::env::var("JAILWRIGHT_CROWD").ok().and_then(|n| n.parse::<usize>().ok()) else {
+        return skip("slow: make test-crowd");
+    };
+    if !ours() {
+        return skip("cells are ours");
+    }
+    let jail = host.shared_jail_at("/srv/crowd", &["basicshell"]);
+    let users: Vec<User<'_>> = (0..USERS).map(|_| host.plain_user().moved_into(&jail)).collect();
+    let available = || {
+        let text = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("MemAvailable");
+        line.split_whitespace().next().and_then(|kib| kib.parse::<i64>().ok()).expect("a number")
+    };
+    let (before, begun) = (available(), Instant::now());
+    let mut logins: Vec<(&User<'_>, Background)> =
+        (0..sessions).flat_map(|_| users.iter().map(|user| (user, waiting(user)))).collect();
+    let mut cells: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (user, login) in &mut logins {
+        let cell = cell_of(login);
+        assert!(cell.starts_with("pid:["), "a login of {} was lost", user.name);
+        cells.entry(user.name.clone()).or_default().insert(cell);
+    }
+    let (took, used) = (begun.elapsed(), before - available());
+    assert!(cells.values().all(|cells| cells.len() == 1), "logins of one user are apart: {cells:?}");
+    let all: BTreeSet<_> = cells.values().flatten().collect();
+    assert_eq!(all.len(), USERS, "users share a cell");
+    let begun = Instant::now();
+    jail_sh(&users[0], "true").run().ok();
+    let count = logins.len();
+    let next = begun.elapsed();
+    println!(
+        "{count} sessions of {USERS} users stood after {took:.1?}, {} KiB each of all memory, shell and sleep included; \
+         the next login took {next:.1?}",
+        used / i64::try_from(count).expect("small")
+    );
+    drop(logins);
+    for user in &users {
+        ended(user);
+    }
+    let left = Run::sh("ls /run/jailwright/cells").run().ok();
+    host.product().command("jail-list").arg("--sweep").run().ok();
+    let cells = Run::sh("ls /run/jailwright/cells").run().ok().text();
+    for user in &users {
+        assert!(!cells.contains(&format!("{}-", user.uid)), "left of {}: {}", user.name, left.text());
+    }
+    Ok(())
+}
+
+/// As jail-list has it.
+fn ages_of_cells(host: &Scratch, user: &User<'_>) -> Vec<String> {
+    let text = host.product().command("jail-list").arg("--json").run().ok().text();
+    let list: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let jails = list.as_array().or_else(|| list["jails"].as_array()).expect("jails");
+    let cells = jails.iter().filter_map(|jail| jail["cells"].as_array()).flatten();
+    let ours = cells.filter(|cell| cell["uid"].as_u64() == Some(user.uid.into()));
+    let mut ages: Vec<String> = ours.filter_map(|cell| cell["age"].as_str().map(str::to_owned)).collect();
+    ages.sort();
+    ages
+}
+
 fn a_policy_edited_while_logins_come(host: &Scratch) -> Done {
     if !ours() {
         return skip("cells are ours");
@@ -94,12 +159,16 @@ fn a_policy_edited_while_logins_come(host: &Scratch) -> Done {
         host.add_policy(&format!("[user.{}]\nstale = \"{stale}\"\n", user.name));
         let mut first = waiting(&user);
         let old = cell_of(&mut first);
+        assert_eq!(ages_of_cells(host, &user), ["current"]);
         host.add_policy(&format!("[user.{}]\nhostname = \"other\"\n", user.name));
+        assert_eq!(ages_of_cells(host, &user), ["older"]);
         // Several at once: the cell that is too old is set aside once.
         let mut later: Vec<Background> = (0..10).map(|_| waiting(&user)).collect();
         let cells: BTreeSet<String> = later.iter_mut().map(cell_of).collect();
         assert_eq!(cells.len(), 1, "{stale}: {cells:?}");
         assert_eq!(cells.contains(&old), joins, "{stale}");
+        let expected: &[&str] = if joins { &["older"] } else { &["current", "older"] };
+        assert_eq!(ages_of_cells(host, &user), expected, "{stale}");
         drop((first, later));
         ended(&user);
     }

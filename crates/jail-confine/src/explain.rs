@@ -24,6 +24,15 @@ use crate::trusted::{Top, Trust};
 /// # Errors
 /// What would keep the user from logging in, in full: root may know.
 pub(crate) fn explain(user: &OsStr) -> Result<()> {
+    let text = describe(&admission_of(user)?);
+    std::io::stdout().write_all(text.as_bytes()).or_refuse(What::Host, || "write the answer".into())
+}
+
+/// What a login of a user would be admitted to. For root.
+///
+/// # Errors
+/// What would keep the user from logging in.
+pub(crate) fn admission_of(user: &OsStr) -> Result<Admission> {
     let etc = Top::root(Trust::Root)
         .and_then(|root| root.below(Path::new("etc")))
         .map_err(|why| Refusal::new(What::Host, why.to_string()))?;
@@ -50,9 +59,7 @@ pub(crate) fn explain(user: &OsStr) -> Result<()> {
         terminal: Terminal::None,
         parent: None,
     };
-    let admission = admission::decide(&invocation)?;
-    let text = describe(&admission);
-    std::io::stdout().write_all(text.as_bytes()).or_refuse(What::Host, || "write the answer".into())
+    admission::decide(&invocation)
 }
 
 /// `NAME GID GID…`, as getent writes it.

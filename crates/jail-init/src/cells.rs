@@ -16,6 +16,8 @@ pub(crate) struct Running {
     pub(crate) pid: i32,
     /// When that started, in clock ticks since boot.
     pub(crate) started: u64,
+    /// As it is written down.
+    pub(crate) found: registry::Running,
 }
 
 /// The directory that cells are written down in.
@@ -83,7 +85,7 @@ pub(crate) fn began(ticks: u64) -> u64 {
 fn parse(found: &registry::Running) -> Option<Running> {
     let (uid, jail) = registry::parse_cell_name(&found.name)?;
     let (pid, started) = (found.state.pid, found.state.started);
-    Some(Running { uid, jail: jail.to_owned(), pid, started })
+    Some(Running { uid, jail: jail.to_owned(), pid, started, found: found.clone() })
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! jail-list: the jails of this host, their sections, size, accounts, running cells and other processes.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use jail_confine::cell::age::{self, Age};
 use jail_provision::error::{Error, Result};
 use jail_provision::inventory::{self, Known};
 use jail_provision::manifest::{Manifest, PathText, What};
@@ -72,6 +74,25 @@ struct Cell {
     pids: Vec<u32>,
     memory: u64,
     since: u64,
+    age: Age,
+}
+
+/// A cell's age for a script.
+fn word(age: Age) -> &'static str {
+    match age {
+        Age::Current => "current",
+        Age::Older => "older",
+        Age::NoLongerHis => "no-longer-his",
+    }
+}
+
+/// And for a person.
+fn remark(age: Age) -> &'static str {
+    match age {
+        Age::Current => "",
+        Age::Older => ", made under an older policy or jail",
+        Age::NoLongerHis => ", to which no login of the user comes now",
+    }
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
@@ -151,9 +172,11 @@ fn tell(manifest: &Manifest, name: &str, base: &Path, running: &[Running]) -> Re
 fn cell(running: &Running) -> Cell {
     let pids = cells::processes(running.pid);
     let user = users::get_user_by_uid(running.uid).map(|user| user.name().to_string_lossy().into_owned());
+    let user = user.unwrap_or_else(|| running.uid.to_string());
     Cell {
-        user: user.unwrap_or_else(|| running.uid.to_string()),
+        user: user.clone(),
         uid: running.uid,
+        age: age::of(&running.found, OsStr::new(&user)),
         memory: pids.iter().map(|pid| cells::memory(*pid)).sum(),
         pids,
         since: cells::began(running.started),
@@ -184,10 +207,11 @@ fn as_text(told: &Told) -> String {
     }
     for cell in &told.cells {
         out.push_str(&format!(
-            "  cell       {}: {} in memory, since {}, pids {}\n",
+            "  cell       {}: {} in memory, since {}{}, pids {}\n",
             cell.user,
             say::size(cell.memory),
             say::ago(cell.since),
+            remark(cell.age),
             cell.pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
         ));
     }
@@ -211,6 +235,7 @@ fn as_json(told: &Told) -> Value {
             "uid": cell.uid,
             "pids": cell.pids,
             "memory": cell.memory,
+            "age": word(cell.age),
             "since": cell.since,
         })).collect::<Vec<_>>(),
         "processes": told.processes,

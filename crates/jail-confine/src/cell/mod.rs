@@ -3,6 +3,7 @@
 //! A cell is made with its first process only; every login, also the one that had it made, then joins in the same
 //! way, by that process's pidfd (rulings 6).
 
+pub mod age;
 pub mod blueprint;
 pub mod discard;
 mod init;

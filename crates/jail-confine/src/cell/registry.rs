@@ -36,7 +36,7 @@ const SWEEP_AT_MOST: usize = 16;
 const TRIES: usize = 100;
 
 /// Behind the name of a cell that made room for a newer one; its first process's pid and start time follow.
-const SET_ASIDE: &str = ".old-";
+pub(super) const SET_ASIDE: &str = ".old-";
 
 /// Behind the name of a cell's jail where its uid has several homes there; a digest of the cell's home follows.
 const OF_A_HOME: &str = ".home-";
@@ -422,7 +422,7 @@ pub fn start_time(pid: i32) -> Option<u64> {
 }
 
 /// Tells whether a cell was made from the same policy and jail. Not a secret-keeper: root wrote both.
-fn digest(admission: &Admission) -> u64 {
+pub(super) fn digest(admission: &Admission) -> u64 {
     let mut all = Vec::new();
     let mut add = |bytes: &[u8]| {
         all.extend_from_slice(bytes);
@@ -443,7 +443,7 @@ fn digest(admission: &Admission) -> u64 {
 }
 
 /// A cell as `jail-list` shows it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     /// The name of its directory, `UID-NAME`.
     pub name: String,
