@@ -1,4 +1,4 @@
-//! Limits by control groups, version 1 and 2, written straight into cgroupfs.
+//! Limits by control groups, version 1 and 2, written straight into cgroupfs; or by systemd, where the tree is its own.
 //!
 //! Limits sit on one group per uid, so that they hold for all of a user's logins together; each cell is a child of it
 //! (rulings 17). Nobody with privilege stays behind to remove a group when its cell ends, so every entry sweeps.
@@ -8,10 +8,12 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, statfs, unlinkat};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::policy::Policy;
 use crate::policy::values::{Limit, Limits};
 use crate::refusal::{OrRefuse, Refusal, Result, What};
+use crate::scope::{self, Owner, Request};
 
 /// Below each hierarchy.
 const OURS: &str = "jailwright";
@@ -60,8 +62,26 @@ pub(crate) struct Groups {
     procs: Vec<OwnedFd>,
     /// Held while a new group is still empty, so that nobody sweeps it away.
     fresh: Option<OwnedFd>,
+    /// What systemd is asked for by the first process, where it owns the tree.
+    scope: Option<Scope>,
     /// Whether the number of processes is limited here.
     pub(crate) limits_processes: bool,
+}
+
+/// A scope that may have to be made.
+#[derive(Debug)]
+struct Scope {
+    request: Request,
+    need: Need,
+}
+
+/// What becomes of an entry that gets no scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Somebody wrote a limit that it is to hold.
+    Required,
+    /// It would keep the cell apart from the login, no more.
+    Wished,
 }
 
 impl Groups {
@@ -77,6 +97,9 @@ impl Groups {
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         let wanted = wanted(policy);
+        if scope::owner() == Owner::Systemd {
+            return Self::by_systemd(policy, wanted, uid, cell, notes);
+        }
         if wanted.is_empty() {
             // What others left is everybody's to clear; without this file there never was anything.
             if let Ok(lock) = openat(run, "groups.lock", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
@@ -93,7 +116,7 @@ impl Groups {
         .or_refuse(What::Host, || "open '/run/jailwright/groups.lock'".into())?;
         sweep(&fresh, uid);
         flock(&fresh, FlockOperation::LockShared).or_refuse(What::Host, || "lock the groups".into())?;
-        let mut groups = Self { procs: Vec::new(), fresh: Some(fresh), limits_processes: false };
+        let mut groups = Self { fresh: Some(fresh), ..Self::default() };
         for (controller, value) in wanted {
             match groups.limit(controller, value, uid, cell) {
                 Ok(()) => groups.limits_processes |= controller == Controller::Pids,
@@ -101,6 +124,76 @@ impl Groups {
             }
         }
         Ok(groups)
+    }
+
+    /// Every cell is a scope there, also one without limits: what ends with a login is not to end with it.
+    fn by_systemd(
+        policy: &Policy,
+        wanted: Vec<(Controller, u64)>,
+        uid: u32,
+        cell: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let mut groups = Self::default();
+        // A policy that was laxer yesterday has left its limits on the slice.
+        let mut limits = vec![
+            ("MemoryMax", scope::INFINITY),
+            ("MemorySwapMax", scope::INFINITY),
+            ("CPUQuotaPerSecUSec", scope::INFINITY),
+            ("TasksMax", scope::INFINITY),
+        ];
+        let mut need = Need::Wished;
+        for (controller, value) in wanted {
+            if let Err(why) = hierarchy(controller) {
+                cannot_limit(policy, controller, &why, notes)?;
+                continue;
+            }
+            if policy.limits == Limits::Required {
+                need = Need::Required;
+                groups.limits_processes |= controller == Controller::Pids;
+            }
+            for (name, limit) in &mut limits {
+                match (controller, *name) {
+                    (Controller::Memory, "MemoryMax") | (Controller::Pids, "TasksMax") => *limit = value,
+                    // Else the session's share of swap is all of it.
+                    (Controller::Memory, "MemorySwapMax") => *limit = 0,
+                    (Controller::Cpu, "CPUQuotaPerSecUSec") => {
+                        *limit = value.saturating_mul(1_000_000 / PERIOD)
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let request = Request { uid, cell: cell.to_owned(), limits };
+        groups.scope = Some(Scope { request, need });
+        Ok(groups)
+    }
+
+    /// Has systemd make the scope, with the calling process and these others in it; where there is none to make, moves the
+    /// calling process into the groups that are there.
+    ///
+    /// # Errors
+    /// What kept it from being made, if it is to hold a limit.
+    pub(crate) fn begin(&self, others: &[u32]) -> std::result::Result<(), String> {
+        let Some(scope) = &self.scope else { return self.enter().map_err(|errno| errno.to_string()) };
+        match (scope.request.make(others), scope.need) {
+            (Err(why), Need::Required) => Err(why),
+            (Ok(()) | Err(_), _) => Ok(()),
+        }
+    }
+
+    /// Takes hold of the scope that a cell's first process is in, for the processes that join it.
+    pub(crate) fn follow(&mut self, first: Pid, notes: &mut Vec<String>) {
+        if self.scope.is_none() {
+            return;
+        }
+        match scope::of_process(first) {
+            Some(procs) => self.procs.push(procs),
+            None => notes.push(
+                "the cell is no scope of systemd's: where logind ends what a login leaves, it ends with this one"
+                    .to_owned(),
+            ),
+        }
     }
 
     /// An ordinary user has no groups to put limits on: the number of processes is limited by the rlimit, which counts

@@ -200,7 +200,8 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     let (cell, mut groups, lock) = if in_chroot {
         (None, private_groups(admission, &registry::open_run()?, &mut notes)?, None)
     } else {
-        let (cell, groups, lock) = find_cell(admission, entry, &own, &mut notes)?;
+        let (cell, mut groups, lock) = find_cell(admission, entry, &own, &mut notes)?;
+        groups.follow(cell.init_pid, &mut notes);
         (Some(cell), groups, lock)
     };
     let named = match &cell {
@@ -234,13 +235,16 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
         program: &exec,
         recorder: None,
     };
+    // What the session's process finds out besides is in its own memory.
+    for note in notes.drain(..) {
+        log.line(Level::Notice, &note);
+    }
     let start = entry.announcement.map(|_| announce::Exec::listen()).transpose()?;
     let detaches = entry.announcement.is_some_and(Announcement::detaches);
     match process::clone(0).or_refuse(What::Host, || "start the session's process".into())? {
         Cloned::Child => {
             let ready = if detaches { announce::let_go_of_terminal() } else { Ok(()) };
-            let ready =
-                ready.and_then(|()| if in_chroot { chroot::change_root(&admission.jail) } else { Ok(()) });
+            let ready = ready.and_then(|()| if in_chroot { into_chroot(admission, &groups) } else { Ok(()) });
             let failure = match ready {
                 Ok(()) => match entry.notebook {
                     None => session::start(&session, &mut notes),
@@ -330,6 +334,14 @@ fn move_in(
     }
     let agent = agent.map(|socket| cell::name_agent(&socket)).transpose()?;
     Ok(Names { terminal, agent })
+}
+
+/// Nothing of the host's can be asked for control groups once its root is out of reach.
+fn into_chroot(admission: &Admission, groups: &Groups) -> Result<()> {
+    groups.begin(&[]).map_err(|why| {
+        Refusal::new(What::Host, format!("cannot enter the session's control groups: {why}"))
+    })?;
+    chroot::change_root(&admission.jail)
 }
 
 /// A cell of this login's own, or the one that all logins of the user share; with it the lock that keeps it alive until

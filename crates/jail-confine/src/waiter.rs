@@ -228,7 +228,7 @@ fn end_orphans(orphans: Orphans) {
 /// Ends every child of this process, and whatever falls to it meanwhile.
 pub(crate) fn end_children() {
     for _ in 0..ROUNDS {
-        let children = children();
+        let children = children_of(rustix::process::getpid().as_raw_nonzero().get());
         for child in &children {
             if process::kill(*child, SIGKILL).is_err() {
                 // It has ended already.
@@ -245,10 +245,10 @@ pub(crate) fn end_children() {
 /// How often what is left is looked at: a fork bomb within its limit of processes ends well before.
 const ROUNDS: u32 = 2000;
 
-/// The children of this process (proc(5), `/proc/PID/task/TID/children`), as many as a page has room for.
-fn children() -> Vec<i32> {
+/// The children of a process of one thread (proc(5), `/proc/PID/task/TID/children`), as many as a page has room for.
+pub(crate) fn children_of(pid: i32) -> Vec<i32> {
     let mut text = [0_u8; 4096];
-    let path = format!("/proc/self/task/{}/children", rustix::process::getpid());
+    let path = format!("/proc/{pid}/task/{pid}/children");
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     // openat(2) by name: it is what the waiter's filter lets through, where open(2) is a call of its own.
     let length = rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())

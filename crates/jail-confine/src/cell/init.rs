@@ -82,7 +82,8 @@ fn prepare(
     network: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
 ) -> Result<Option<Relay>, String> {
     // The limits hold for this process and all below it; seen from inside, the group is the root of all groups.
-    groups.enter().map_err(|errno| format!("cannot enter the cell's control groups: {errno}"))?;
+    let others = blueprint.way_out.as_ref().map_or(&[][..], |way| &way.processes);
+    groups.begin(others).map_err(|why| format!("cannot enter the cell's control groups: {why}"))?;
     process::unshare(process::namespaces::CGROUP)
         .map_err(|errno| format!("cannot hide the host's control groups: {errno}"))?;
     if let Some(way) = &blueprint.way_out {

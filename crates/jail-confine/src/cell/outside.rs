@@ -75,6 +75,8 @@ pub(crate) struct WayOut {
     pub(crate) namespace: OwnedFd,
     /// While this is open somewhere the way is.
     pub(crate) line: OwnedFd,
+    /// The keeper and pasta, which belong into the cell's control groups.
+    pub(crate) processes: Vec<u32>,
 }
 
 impl WayOut {
@@ -107,7 +109,10 @@ impl WayOut {
                 if heard.is_err() && process::kill(keeper.as_raw_nonzero().get(), SIGKILL).is_err() {
                     // It has ended, with what it started.
                 }
-                heard.map(|()| Self { namespace, line })
+                let keeper = keeper.as_raw_nonzero().get();
+                let processes = [keeper].into_iter().chain(waiter::children_of(keeper));
+                let processes = processes.filter_map(|pid| u32::try_from(pid).ok()).collect();
+                heard.map(|()| Self { namespace, line, processes })
             }
         }
     }
