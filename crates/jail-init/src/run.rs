@@ -7,7 +7,6 @@ use jail_provision::error::{Error, Result};
 use jail_provision::host::RealHost;
 use jail_provision::inventory;
 use jail_provision::jailroot::{Found, JailRoot};
-use jail_provision::manifest::Manifest;
 use jail_provision::profiles::Profiles;
 use jail_provision::provision::{self, Outlook, Request, Watcher};
 use jail_provision::state::{self, State};
@@ -34,10 +33,7 @@ impl Which {
         if let Some(jail) = &self.jail {
             return Ok(vec![jail.clone()]);
         }
-        let manifests = inventory::jails(base)?.into_iter().map(|known| known.manifest);
-        let follows =
-            |manifest: &Result<Manifest>| !matches!(manifest, Ok(manifest) if manifest.image.is_some());
-        manifests.filter(follows).map(|manifest| manifest.map(|manifest| manifest.jail.0)).collect()
+        inventory::following(base)
     }
 }
 
@@ -95,6 +91,13 @@ impl Tool {
         };
         line.clear();
         Ok(Done { outlook, steps: line.files, bytes: line.bytes, dry_run: self.dry_run })
+    }
+
+    /// Looks at many jails at once, and answers for those that have nothing to do.
+    pub(crate) fn up_to_date(&self, requests: &[Request]) -> Vec<Option<Done>> {
+        let found = provision::up_to_date(requests, &|path| self.state(path));
+        let done = |outlook| Done { outlook, steps: 0, bytes: 0, dry_run: self.dry_run };
+        found.into_iter().map(|outlook| outlook.map(done)).collect()
     }
 
     /// For tools that work only on a jail that is there already.

@@ -4,7 +4,7 @@
 //! needed files. What is not in the manifest, or was changed in the jail, is never touched. A program that the host cannot
 //! start any more keeps its old, working files in the jail, and is named.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -68,8 +68,19 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let tool = Tool::new("jail-update", cli.dry_run, cli.verbose && !cli.json)?;
     let mut status = 0;
     let mut results = Vec::new();
-    for jail in cli.which.jails(&tool.base)? {
-        match one(cli, &tool, &jail) {
+    let section_dir = cli.configfile.as_deref().map(run::section_dir).transpose()?;
+    let request = |jail: &PathBuf| Request {
+        force: cli.force,
+        keep_broken: true,
+        section_dir: section_dir.clone(),
+        ..Request::new(jail)
+    };
+    let requests: Vec<Request> = cli.which.jails(&tool.base)?.iter().map(request).collect();
+    // Most often nothing is to do in most of them, and to see that, one need not wait for the other.
+    let up_to_date = if cli.which.jail.is_none() { tool.up_to_date(&requests) } else { vec![None] };
+    for (request, looked) in requests.into_iter().zip(up_to_date) {
+        let jail = request.jail.clone();
+        match looked.map_or_else(|| one(cli, &tool, &request), Ok) {
             Ok(done) => {
                 if cli.json {
                     results.push(report::as_json(&done));
@@ -98,11 +109,10 @@ fn is_quiet(done: &Done) -> bool {
     done.outlook.plan.steps.is_empty() && done.outlook.plan.kept.is_empty()
 }
 
-fn one(cli: &Cli, tool: &Tool, jail: &Path) -> Result<Done> {
+fn one(cli: &Cli, tool: &Tool, request: &Request) -> Result<Done> {
     // Of --all, every jail has a manifest; one whose directory is gone must not be made anew.
-    if cli.which.jail.is_some() || jail.symlink_metadata().is_err() {
-        tool.require_manifest(jail)?;
+    if cli.which.jail.is_some() || request.jail.symlink_metadata().is_err() {
+        tool.require_manifest(&request.jail)?;
     }
-    let section_dir = cli.configfile.as_deref().map(run::section_dir).transpose()?;
-    tool.provision(&Request { force: cli.force, keep_broken: true, section_dir, ..Request::new(jail) })
+    tool.provision(request)
 }

@@ -40,23 +40,25 @@ fn every_system_call_fails_once() {
         eprintln!("skipped: strace is not installed");
         return;
     }
-    let whole = Scratch::new();
-    let calls = calls_of_a_run(&whole);
-    let wanted = tree(&whole.jail());
-    assert!(calls.values().sum::<usize>() > 150 && calls["pwrite64"] > 3, "{calls:?}");
-    let mut cases: Vec<(&str, usize, &str)> = Vec::new();
-    for (call, count) in &calls {
-        let each =
-            (1..=*count).flat_map(|when| ERRORS.iter().map(move |error| (call.as_str(), when, *error)));
-        cases.extend(each);
+    let mut cases: Vec<Case> = Vec::new();
+    let mut wanted = BTreeMap::new();
+    for there in [false, true] {
+        let whole = scratch(there);
+        let calls = calls_of_a_run(&whole);
+        wanted = tree(&whole.jail());
+        assert!(calls.values().sum::<usize>() > 150 && calls["pwrite64"] > 3, "{calls:?}");
+        for (call, count) in &calls {
+            let each = (1..=*count).flat_map(|when| ERRORS.iter().map(move |error| (when, *error)));
+            cases.extend(each.map(|(when, error)| Case { call: call.clone(), when, error, there }));
+        }
     }
     let all = cases.len();
     if std::env::var_os("JAILWRIGHT_FAULTS").is_none_or(|which| which != "all") {
         sample(&mut cases);
     }
     let mut broke = 0;
-    for (call, when, error) in &cases {
-        let failed = fails_once(call, *when, error, &wanted);
+    for case in &cases {
+        let failed = fails_once(case, &wanted);
         broke += usize::from(failed);
     }
     println!(
@@ -66,8 +68,27 @@ fn every_system_call_fails_once() {
     assert!(broke > cases.len() / 10, "the faults did not arrive: {broke} of {}", cases.len());
 }
 
+/// One fault.
+struct Case {
+    call: String,
+    when: usize,
+    error: &'static str,
+    /// Whether the jail's directory is there before; a new jail is made aside and moved into place as a whole.
+    there: bool,
+}
+
+fn scratch(there: bool) -> Scratch {
+    let scratch = Scratch::new();
+    if there {
+        std::fs::create_dir(scratch.jail()).expect("made");
+        scratch.mode(&scratch.jail(), 0o755);
+        scratch.own(&scratch.jail());
+    }
+    scratch
+}
+
 /// Keeps a seeded sample, in order.
-fn sample(cases: &mut Vec<(&str, usize, &str)>) {
+fn sample(cases: &mut Vec<Case>) {
     let mut seed = std::env::var("JAILWRIGHT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
     });
@@ -112,18 +133,20 @@ fn strace(scratch: &Scratch, options: &[&str]) -> Run {
 }
 
 /// One fault; answers whether it ended the run.
-fn fails_once(call: &str, when: usize, error: &str, wanted: &BTreeMap<PathBuf, Entry>) -> bool {
-    let scratch = Scratch::new();
-    let case = format!("{call} fails with {error} at its call {when}");
+fn fails_once(case: &Case, wanted: &BTreeMap<PathBuf, Entry>) -> bool {
+    let Case { call, when, error, there } = case;
+    let scratch = scratch(*there);
+    let case = format!("{call} fails with {error} at its call {when} (directory there before: {there})");
     let inject = format!("inject={call}:error={error}:when={when}");
     let run = strace(&scratch, &["-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
     // Never half: what is in the jail is what belongs there.
     for (path, entry) in tree(&scratch.jail()) {
         let Entry::File { content, .. } = &entry else { continue };
-        let name = path.file_name().expect("a name").to_string_lossy();
+        // Below such a name, or under one, is what was not put in place.
+        let aside =
+            path.components().any(|part| part.as_os_str().to_string_lossy().starts_with(".jailwright-"));
         assert!(
-            name.starts_with(".jailwright-")
-                || matches!(wanted.get(&path), Some(Entry::File { content: c, .. }) if c == content),
+            aside || matches!(wanted.get(&path), Some(Entry::File { content: c, .. }) if c == content),
             "{case}: {path:?} is half"
         );
     }
@@ -188,6 +211,11 @@ fn tree(jail: &Path) -> BTreeMap<PathBuf, Entry> {
     all
 }
 
+/// A path's directory, below whatever root it is laid in.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().and_then(|dir| dir.strip_prefix("/").ok()).expect("absolute")
+}
+
 /// A host's file that changes between the first and the last look is copied again.
 #[test]
 fn a_file_that_changes_while_it_is_copied_is_copied_again() {
@@ -209,9 +237,10 @@ fn a_file_that_changes_while_it_is_copied_is_copied_again() {
         .args(["-j", text(&jail), "-c", text(&profiles), "own"])
         .spawn()
         .expect("strace");
-    let directory = copy.parent().expect("a directory");
+    // A new jail is made aside.
+    let directory = jail.join(".jailwright-new").join(directory_of(&file));
     let begun = || {
-        let Ok(entries) = std::fs::read_dir(directory) else { return false };
+        let Ok(entries) = std::fs::read_dir(&directory) else { return false };
         entries.flatten().any(|e| e.metadata().is_ok_and(|stat| stat.len() == 4))
     };
     let start = std::time::Instant::now();

@@ -7,13 +7,39 @@ use std::process::Command;
 
 use common::{Run, Scratch, text};
 
+/// Whether the jail's directory is there before the run: a new one is made aside and moved into place as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Directory,
+}
+
+impl Before {
+    fn made(self) -> Scratch {
+        let scratch = Scratch::new();
+        if self == Self::Directory {
+            std::fs::create_dir(scratch.jail()).expect("made");
+            scratch.mode(&scratch.jail(), 0o755);
+            scratch.own(&scratch.jail());
+        }
+        scratch
+    }
+}
+
 /// What a run is doing when the signal comes: the system call that marks it, and how many of it a run makes at least.
-const STAGES: &[(&str, &str, u64)] = &[
-    ("planning", "statx", 20),
-    ("copying", "pwrite64", 5),
-    ("renaming", "renameat", 5),
-    ("manifest", "rename", 3),
+const STAGES: &[(&str, &str, u64, Before)] = &[
+    ("planning", "statx", 20, Before::Nothing),
+    ("copying aside", "pwrite64", 5, Before::Nothing),
+    ("moving into place", "renameat2", 3, Before::Nothing),
+    ("copying", "pwrite64", 5, Before::Directory),
+    ("renaming", "renameat", 5, Before::Directory),
+    ("manifest", "rename", 3, Before::Nothing),
 ];
+
+/// One by which the names begin that only a killed run leaves.
+fn is_leftover(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".jailwright-"))
+}
 
 fn strace() -> bool {
     Command::new("strace").arg("-V").output().is_ok_and(|o| o.status.success())
@@ -36,13 +62,15 @@ fn no_half_file(jail: &Path) {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         for entry in entries.map(|e| e.expect("entry")) {
             let (path, kind) = (entry.path(), entry.file_type().expect("kind"));
+            if is_leftover(&path) {
+                continue;
+            }
             if kind.is_dir() {
                 todo.push(path);
                 continue;
             }
             let host: PathBuf = Path::new("/").join(path.strip_prefix(jail).expect("below"));
-            let ours =
-                host.starts_with("/etc") || entry.file_name().to_string_lossy().starts_with(".jailwright-");
+            let ours = host.starts_with("/etc");
             if kind.is_file() && !ours {
                 assert!(
                     std::fs::read(&path).expect("read") == std::fs::read(&host).expect("host"),
@@ -54,7 +82,7 @@ fn no_half_file(jail: &Path) {
 }
 
 #[test]
-fn killed_at_twenty_moments() {
+fn killed_at_thirty_moments() {
     if !strace() {
         eprintln!("skipped: strace is not installed");
         return;
@@ -65,10 +93,10 @@ fn killed_at_twenty_moments() {
     println!("JAILWRIGHT_SEED={seed}");
     let mut random = Seed(seed);
     let mut killed = 0;
-    for (stage, call, most) in STAGES {
+    for (stage, call, most, before) in STAGES {
         for _ in 0..5 {
             let when = 1 + random.next(*most);
-            let scratch = Scratch::new();
+            let scratch = before.made();
             let (jail, profiles) = (scratch.jail(), scratch.path("profiles"));
             let inject = format!("inject={call}:signal=KILL:when={when}");
             let output = scratch
@@ -83,11 +111,13 @@ fn killed_at_twenty_moments() {
             no_half_file(&jail);
             scratch.init(&["shell"]).ok();
             no_half_file(&jail);
+            let left = std::fs::read_dir(&jail).expect("listed").flatten().any(|e| is_leftover(&e.path()));
+            assert!(!left, "{stage} {call} {when}: the next run leaves it");
             let check = scratch.on_jail("jail-check", &[]);
             assert_eq!(check.status, Some(0), "{stage} {call} {when}: {check:#?}");
         }
     }
-    assert_eq!(killed, 20);
+    assert_eq!(killed, 30);
 }
 
 /// Every write, rename and directory of a provisioning fails once with EIO, ENOSPC or EINTR.
@@ -97,19 +127,21 @@ fn each_fault_is_said_and_mended() {
         eprintln!("skipped: strace is not installed");
         return;
     }
-    for (call, error) in [
-        ("pwrite64", "EIO"),
-        ("pwrite64", "ENOSPC"),
-        ("renameat", "EIO"),
-        ("mkdirat", "ENOSPC"),
-        ("fchmod", "EIO"),
-        ("symlinkat", "EIO"),
-        ("rename", "EIO"),
-        ("syncfs", "EIO"),
-        ("pwrite64", "EINTR"),
-        ("renameat", "EINTR"),
+    for (call, error, before) in [
+        ("pwrite64", "EIO", Before::Nothing),
+        ("pwrite64", "ENOSPC", Before::Directory),
+        ("renameat2", "EIO", Before::Nothing),
+        ("renameat", "EIO", Before::Directory),
+        ("mkdirat", "ENOSPC", Before::Directory),
+        ("fchmod", "EIO", Before::Directory),
+        ("symlinkat", "EIO", Before::Nothing),
+        ("rename", "EIO", Before::Nothing),
+        ("syncfs", "EIO", Before::Nothing),
+        ("pwrite64", "EINTR", Before::Nothing),
+        ("renameat2", "EINTR", Before::Nothing),
+        ("renameat", "EINTR", Before::Directory),
     ] {
-        let scratch = Scratch::new();
+        let scratch = before.made();
         let (jail, profiles) = (scratch.jail(), scratch.path("profiles"));
         let output = scratch
             .command("strace")
@@ -146,8 +178,8 @@ mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/upper /mnt/work &&
     mount -t overlay -o lowerdir=/var/lib,upperdir=/mnt/upper,workdir=/mnt/work overlay /var/lib || exit 90
 mount -t tmpfs -o size=4m,mode=755 tmpfs "$small" || exit 91
 "$bin/jail-init" -j "$small/jail" basicshell; echo "first $?"
-cd "$small/jail" && find usr -type f -size +0 | while read -r f; do cmp -s "$f" "/$f" || echo "half $f"; done
-find usr -type f -name '.jailwright-*' | sed 's/^/left /'
+cd "$small/jail" && ls -A | sed 's/^/left /'
+find . -type f -size +0 | while read -r f; do cmp -s "$f" "/$f" || echo "half $f"; done
 mount -o remount,size=64m "$small" || exit 92
 "$bin/jail-init" -j "$small/jail" basicshell >/dev/null; echo "second $?"
 "$bin/jail-check" -j "$small/jail"; echo "check $?"

@@ -209,11 +209,11 @@ fn progress_on_a_terminal_only() {
         fs::write(many.join(number.to_string()), "x").expect("written");
     }
     scratch.section("own", format!("include = [\"shell\"]\npaths = [{:?}]\n", text(&many)));
-    // Each rename takes 15 ms: the run is slow, and the machine is not.
+    // Each file takes 15 ms: the run is slow, and the machine is not.
     let run = |jail: &str, terminal: bool| {
         let tool = scratch.tool("jail-init");
         let line = format!(
-            "strace -f -qq -o /dev/null -e trace=renameat -e inject=renameat:delay_exit=15000 {} -c {} -j {jail} own",
+            "strace -f -qq -o /dev/null -e trace=utimensat -e inject=utimensat:delay_exit=15000 {} -c {} -j {jail} own",
             text(&tool),
             text(&scratch.path("profiles")),
         );

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::jailroot::{JailRoot, Privilege, Removed, Written};
 use crate::manifest::{PathText, Record, Source, Stamp, What};
 use crate::plan::{Action, Cause, Plan, Step};
+use crate::recording::Opened;
 
 /// Told about each step that is done.
 pub trait Progress {
@@ -32,14 +33,14 @@ impl Progress for Silent {
 /// What a run put where.
 pub type Records = std::collections::BTreeMap<PathText, Record>;
 
-/// Carries out the steps; answers the records of what is there now.
+/// Carries out the steps, from the files that planning left open where it did; answers the records of what is there now.
 ///
 /// Directories are made first, in order, and what is no longer wanted is removed last; all else in between is independent
 /// of each other, so that files are copied side by side.
 ///
 /// # Errors
 /// A step failed. What was done before stays, and the next run goes on from there.
-pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Result<Records> {
+pub fn apply(plan: &Plan, jail: &JailRoot, opened: &Opened, progress: &mut dyn Progress) -> Result<Records> {
     let mut records = plan.unchanged.clone();
     let mut done = |step: &Step, (record, bytes): Done| {
         let path = PathText(step.path.clone());
@@ -55,10 +56,10 @@ pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Resul
     // The largest first: the disk has longest to do with them, and no thread is left alone with one at the end.
     between.sort_by_key(|step| Reverse(step.action.size()));
     for step in first {
-        done(step, one(step, jail)?);
+        done(step, one(step, jail, opened)?);
     }
     let mut outcome = Ok(());
-    let work = |step: &&Step| one(step, jail);
+    let work = |step: &&Step| one(step, jail, opened);
     side_by_side(&between, work, |step, result| match result {
         Ok(left) => {
             done(step, left);
@@ -74,7 +75,7 @@ pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Resul
     });
     outcome?;
     for step in last {
-        done(step, one(step, jail)?);
+        done(step, one(step, jail, opened)?);
     }
     Ok(records)
 }
@@ -83,7 +84,7 @@ pub fn apply(plan: &Plan, jail: &JailRoot, progress: &mut dyn Progress) -> Resul
 type Done = (Option<Record>, u64);
 
 /// One step.
-fn one(step: &Step, jail: &JailRoot) -> Result<Done> {
+fn one(step: &Step, jail: &JailRoot, opened: &Opened) -> Result<Done> {
     let path = &step.path;
     let record = |what: What| Record {
         what,
@@ -118,15 +119,15 @@ fn one(step: &Step, jail: &JailRoot) -> Result<Done> {
             record(What::Accounts { lines: lines.clone() })
         }
         Action::Copy { source, privilege, .. } => {
-            let written = jail.copy_file(path, source, step.meta, *privilege)?;
+            let written = jail.copy_file(path, source, opened, step.meta, *privilege)?;
             let bytes = written.stat.size;
             return Ok((Some(file(record, &written, Some(source), false)), bytes));
         }
         Action::Link { source, .. } => {
-            if let Some(written) = jail.hard_link(path, source)? {
+            if let Some(written) = jail.hard_link(path, source, opened)? {
                 return Ok((Some(file(record, &written, Some(source), true)), 0));
             }
-            let written = jail.copy_file(path, source, step.meta, Privilege::Drop)?;
+            let written = jail.copy_file(path, source, opened, step.meta, Privilege::Drop)?;
             let bytes = written.stat.size;
             return Ok((Some(file(record, &written, Some(source), false)), bytes));
         }

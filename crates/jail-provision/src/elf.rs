@@ -124,8 +124,8 @@ impl From<io::Error> for ElfError {
 
 type Result<T> = std::result::Result<T, ElfError>;
 
-/// Bytes read in the first go: header, program headers, and mostly PT_INTERP and the notes.
-const START: usize = 4096;
+/// Bytes read in the first go: header, program headers, and mostly PT_INTERP, the notes and the names of libraries.
+const START: usize = 8192;
 /// As the kernel: 64 KiB of program headers.
 const MAX_SEGMENTS: usize = 65536;
 /// A dynamic section has some 30 entries.

@@ -118,6 +118,11 @@ impl Stat {
 pub trait HostFile {
     /// Read at `offset` until `buf` is full or the file ends; returns how many bytes there were.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// The descriptor behind it, if there is one, for whoever wants to read the rest.
+    fn into_fd(self: Box<Self>) -> Option<OwnedFd> {
+        None
+    }
 }
 
 /// One symbolic link met on the way to a file.
@@ -154,6 +159,11 @@ pub trait Host {
     /// Open a regular file, following links inside the root. Anything else is an error, and nothing is waited for.
     fn open(&self, path: &Path) -> io::Result<Box<dyn HostFile + '_>>;
 
+    /// Open what `lstat` said this of a moment ago.
+    fn open_known(&self, path: &Path, _known: &Stat) -> io::Result<Box<dyn HostFile + '_>> {
+        self.open(path)
+    }
+
     /// Stat of what a path names in the end.
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         self.walk(path).map(|walk| walk.stat)
@@ -183,16 +193,20 @@ pub trait Host {
     fn read(&self, path: &Path, max: usize) -> io::Result<Vec<u8>> {
         let file = self.open(path)?;
         let mut bytes = Vec::new();
-        let mut chunk = vec![0; max.saturating_add(1).min(64 * 1024)];
+        // Most files that are read so have a page at most, and there are many of them.
+        let mut chunk = 4 * 1024;
         loop {
-            let got = file.read_at(&mut chunk, bytes.len() as u64)?;
-            bytes.extend_from_slice(&chunk[..got]);
+            let (done, room) = (bytes.len(), chunk.min(max.saturating_add(1).saturating_sub(bytes.len())));
+            bytes.resize(done + room, 0);
+            let got = file.read_at(&mut bytes[done..], done as u64)?;
+            bytes.truncate(done + got);
             if bytes.len() > max {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {max} bytes")));
             }
-            if got < chunk.len() {
+            if got < room {
                 return Ok(bytes);
             }
+            chunk = 256 * 1024;
         }
     }
 }
@@ -371,11 +385,29 @@ impl Host for RealHost {
             _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
         }
     }
+
+    fn open_known(&self, path: &Path, known: &Stat) -> io::Result<Box<dyn HostFile + '_>> {
+        if !known.is_file() || self.root.is_some() {
+            return self.open(path);
+        }
+        // It was a regular file just now, and no link: asking again would tell little more. What is not seekable any more
+        // refuses to be read by position, and whoever copies it asks at the end whether it is still the file that was looked at.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        match self.open_at(path, flags) {
+            Ok(fd) => Ok(Box::new(OpenFile(fd))),
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => self.open(path),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 struct OpenFile(OwnedFd);
 
 impl HostFile for OpenFile {
+    fn into_fd(self: Box<Self>) -> Option<OwnedFd> {
+        Some(self.0)
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buf.len() {

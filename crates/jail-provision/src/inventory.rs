@@ -26,12 +26,34 @@ pub struct Known {
 /// # Errors
 /// The directory cannot be read; a missing one means no jails.
 pub fn jails(base: &Path) -> Result<Vec<Known>> {
+    let read = |state: State| match state.manifest() {
+        Ok(None) => None,
+        Ok(Some(manifest)) => Some(Known { name: state.name().to_owned(), state, manifest: Ok(manifest) }),
+        Err(error) => Some(Known { name: state.name().to_owned(), state, manifest: Err(error) }),
+    };
+    Ok(states(base)?.into_iter().filter_map(read).collect())
+}
+
+/// The directories of all jails that follow this host, by name; an image's is renewed by whoever makes the image.
+///
+/// # Errors
+/// The directory cannot be read, or a manifest in it.
+pub fn following(base: &Path) -> Result<Vec<PathBuf>> {
+    let mut jails = Vec::new();
+    for state in states(base)? {
+        jails.extend(state.follower()?);
+    }
+    Ok(jails)
+}
+
+/// Every directory of state below `base`, by name.
+fn states(base: &Path) -> Result<Vec<State>> {
     let entries = match std::fs::read_dir(base) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Error::io("read", base, error)),
     };
-    let mut known = Vec::new();
+    let mut states = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| Error::io("read", base, e))?;
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -39,15 +61,10 @@ pub fn jails(base: &Path) -> Result<Vec<Known>> {
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        let state = State::at(&entry.path(), &name);
-        match state.manifest() {
-            Ok(None) => {}
-            Ok(Some(manifest)) => known.push(Known { name, state, manifest: Ok(manifest) }),
-            Err(error) => known.push(Known { name, state, manifest: Err(error) }),
-        }
+        states.push(State::at(&entry.path(), &name));
     }
-    known.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(known)
+    states.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(states)
 }
 
 /// The accounts of the host whose home lies in this jail.

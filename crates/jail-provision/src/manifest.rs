@@ -424,17 +424,28 @@ impl Manifest {
     /// # Errors
     /// It is no manifest, or of a newer format.
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
-        let broken = |why: String| {
-            Error::failed(format!("the manifest {} is damaged: {why}", text::quote(file)))
-                .hint("move it away and run 'jail-init -j JAIL SECTION...': files that are there already and differ are kept")
-        };
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| broken(e.to_string()))?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| damaged(file, &e))?;
         if manifest.version != VERSION {
             let version = manifest.version;
             return Err(Error::failed(format!("the manifest {} has version {version}", text::quote(file)))
                 .hint("it was written by a newer jail-init; use that one"));
         }
         Ok(manifest)
+    }
+
+    /// Reads no more of a manifest than the jail's directory, if the jail follows this host and no image.
+    ///
+    /// # Errors
+    /// It is no manifest.
+    pub fn follower(file: &Path, bytes: &[u8]) -> Result<Option<PathBuf>> {
+        #[derive(Deserialize)]
+        struct Whose {
+            jail: PathText,
+            #[serde(default)]
+            image: Option<serde::de::IgnoredAny>,
+        }
+        let whose: Whose = serde_json::from_slice(bytes).map_err(|e| damaged(file, &e))?;
+        Ok(whose.image.is_none().then_some(whose.jail.0))
     }
 
     /// The manifest as it is written.
@@ -447,6 +458,12 @@ impl Manifest {
         json.push(b'\n');
         Ok(json)
     }
+}
+
+fn damaged(file: &Path, why: &serde_json::Error) -> Error {
+    Error::failed(format!("the manifest {} is damaged: {why}", text::quote(file))).hint(
+        "move it away and run 'jail-init -j JAIL SECTION...': files that are there already and differ are kept",
+    )
 }
 
 #[cfg(test)]

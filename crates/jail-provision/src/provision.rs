@@ -4,19 +4,22 @@
 //! what is about to be made, the steps, one syncfs, and the manifest that says what is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::apply::{self, Progress};
 use crate::base;
+use crate::crew::side_by_side;
 use crate::entry::{EntryNeeds, JailIdentity};
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, RealHost};
 use crate::jailroot::{Found, JailRoot};
 use crate::keep;
 use crate::manifest::{Manifest, Options, PathText, Record, What};
 use crate::plan::{self, Choices, Plan};
 use crate::profiles::Profiles;
-use crate::recording::{Recording, Seen};
+use crate::recording::{Opened, Recording, Seen};
 use crate::state::{Lock, State};
 use crate::takedown;
 use crate::text;
@@ -96,6 +99,8 @@ pub struct Outlook {
     pub broken: Vec<Error>,
     /// Whether even looking was not needed: nothing changed since the last run.
     pub unchanged: bool,
+    /// Files of the host that planning read and that are still open.
+    pub opened: Arc<Opened>,
 }
 
 /// What people see of a long run.
@@ -118,6 +123,23 @@ pub fn look(request: &Request, state: &dyn Fn(&Path) -> State, host: &dyn Host) 
         return look_at_base(request, &state, &manifest, host);
     }
     prepare(request, &path, &state, &manifest, jail.as_ref(), host)
+}
+
+/// Looks at many jails side by side. Of those that have nothing to do the answer is here; any other (`None`) is for [`run`].
+pub fn up_to_date(requests: &[Request], state: &(dyn Fn(&Path) -> State + Sync)) -> Vec<Option<Outlook>> {
+    let mut found: Vec<Option<Outlook>> = requests.iter().map(|_| None).collect();
+    let numbered: Vec<(usize, &Request)> = requests.iter().enumerate().collect();
+    let work = |(_, request): &(usize, &Request)| {
+        // An error is met again, and told, by the run.
+        let outlook = look(request, &|path: &Path| state(path), &RealHost::system()).ok()?;
+        // A base has more to it than its files.
+        (outlook.unchanged && outlook.manifest.generation.is_none()).then_some(outlook)
+    };
+    side_by_side(&numbered, work, |(number, _), outlook| {
+        found[*number] = outlook;
+        ControlFlow::Continue(())
+    });
+    found
 }
 
 /// Brings the jail to what its sections, old and new, ask for.
@@ -319,6 +341,7 @@ fn prepare(
         manifest: old.clone(),
         broken: Vec::new(),
         unchanged: false,
+        opened: Arc::default(),
     };
     if let Some(jail) = jail {
         let same = old.asked == wanted.asked && identity == Some((old.device, old.inode)) && !request.force;
@@ -327,8 +350,8 @@ fn prepare(
             return Ok(outlook);
         }
     }
-    let (mut tree, seen) = match own.asks_nothing() {
-        true => (tree::Tree::default(), Seen::default()),
+    let (mut tree, seen, opened) = match own.asks_nothing() {
+        true => Default::default(),
         false => grow(host, &wanted)?,
     };
     if let Some(base) = &base {
@@ -349,6 +372,7 @@ fn prepare(
         outlook.broken = tree.broken.into_iter().map(|broken| broken.error).collect();
     }
     outlook.notes = tree.notes;
+    outlook.opened = Arc::new(opened);
     outlook.manifest = manifest;
     Ok(outlook)
 }
@@ -400,10 +424,11 @@ impl Own<'_> {
     }
 }
 
-fn grow(host: &dyn Host, wanted: &Wanted) -> Result<(tree::Tree, Seen)> {
+fn grow(host: &dyn Host, wanted: &Wanted) -> Result<(tree::Tree, Seen, Opened)> {
     let recording = Recording::new(host);
     let tree = tree::grow(&recording, wanted, Owner::of_this_process())?;
-    Ok((tree, recording.into_seen()))
+    let (seen, opened) = recording.into_parts();
+    Ok((tree, seen, opened))
 }
 
 /// Whether every question planning would ask has the answer it had, and every file of ours is as we left it: by lstat alone.
@@ -450,11 +475,12 @@ fn carry_out(
     watcher: &mut Watcher<'_>,
     _lock: &Lock,
 ) -> Result<Outlook> {
-    for path in &old.pending {
-        jail.remove_leftover(&path.0)?;
+    if !old.pending.is_empty() {
+        jail.remove_leftovers(old.pending.iter().map(|path| &*path.0))?;
     }
     let (device, inode) = jail.identity()?;
     let mut manifest = Manifest { device, inode, ..outlook.manifest.clone() };
+    let fresh = jail.is_new() && old.files.is_empty() && old.pending.is_empty();
     if !outlook.plan.steps.is_empty() {
         let mut pending = old.pending.clone();
         pending.extend(outlook.plan.steps.iter().map(|step| PathText(step.path.clone())));
@@ -462,7 +488,14 @@ fn carry_out(
         let intent = Manifest { asked: None, pending, seen: Seen::default(), device, inode, ..old.clone() };
         state.stage(&intent)?.commit()?;
     }
-    manifest.files = apply::apply(&outlook.plan, jail, watcher.progress)?;
+    manifest.files = if fresh {
+        let fresh = jail.begin_fresh()?;
+        let records = apply::apply(&outlook.plan, fresh.inside(), &outlook.opened, watcher.progress)?;
+        fresh.settle(records)?
+    } else {
+        apply::apply(&outlook.plan, jail, &outlook.opened, watcher.progress)?
+    };
+    outlook.opened = Arc::default();
     manifest.pending.clear();
     // What was announced must be taken back even where the jail is now just what it was (a forced repair of a link).
     if manifest != *old || !outlook.plan.steps.is_empty() {

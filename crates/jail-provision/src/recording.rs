@@ -7,7 +7,9 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,20 +35,57 @@ pub struct Recording<'h> {
     listed: RefCell<HashMap<PathBuf, Listing>>,
     /// What is there and could not be read: whatever the plan made of that, the next run must ask again.
     unread: RefCell<HashSet<PathBuf>>,
+    opened: RefCell<HashMap<PathBuf, (OwnedFd, Stat)>>,
+    may_be_kept_open: usize,
 }
 
-/// An open file whose failing reads are remembered.
+/// As many files stay open at most, and never more than an eighth of what this process may have open.
+const KEPT_OPEN: u64 = 256;
+
+fn may_be_kept_open() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    usize::try_from(limit.map_or(KEPT_OPEN, |limit| KEPT_OPEN.min(limit / 8))).unwrap_or_default()
+}
+
+/// Files that planning read and left open, each with its state then: copying one goes on where resolving it ended.
+#[derive(Debug, Default)]
+pub struct Opened(Mutex<HashMap<PathBuf, (OwnedFd, Stat)>>);
+
+impl Opened {
+    /// Takes one out.
+    pub(crate) fn take(&self, path: &Path) -> Option<(OwnedFd, Stat)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(path)
+    }
+}
+
+/// An open file whose failing reads are remembered, and which is kept open when it was read.
 struct Watched<'r> {
-    file: Box<dyn HostFile + 'r>,
+    file: Option<Box<dyn HostFile + 'r>>,
     path: PathBuf,
+    known: Option<Stat>,
     unread: &'r RefCell<HashSet<PathBuf>>,
+    opened: &'r RefCell<HashMap<PathBuf, (OwnedFd, Stat)>>,
+    most: usize,
 }
 
 impl HostFile for Watched<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset).inspect_err(|_| {
+        let Some(file) = &self.file else { return Ok(0) };
+        file.read_at(buf, offset).inspect_err(|_| {
             self.unread.borrow_mut().insert(self.path.clone());
         })
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        let Some(known) = self.known.filter(Stat::is_file) else { return };
+        let mut opened = self.opened.borrow_mut();
+        if opened.len() < self.most {
+            if let Some(fd) = self.file.take().and_then(HostFile::into_fd) {
+                opened.insert(std::mem::take(&mut self.path), (fd, known));
+            }
+        }
     }
 }
 
@@ -77,7 +116,16 @@ impl<'h> Recording<'h> {
             links: RefCell::default(),
             listed: RefCell::default(),
             unread: RefCell::default(),
+            opened: RefCell::default(),
+            may_be_kept_open: may_be_kept_open(),
         }
+    }
+
+    /// What was asked, and what is still open.
+    #[must_use]
+    pub fn into_parts(self) -> (Seen, Opened) {
+        let opened = Opened(Mutex::new(self.opened.take()));
+        (self.into_seen(), opened)
     }
 
     /// What was asked.
@@ -164,13 +212,64 @@ impl Host for Recording<'_> {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn HostFile + '_>> {
         // Its state is part of what the plan rests on, whoever reads it next.
-        if let Err(error) = self.lstat(path) {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
-            }
-        }
+        let known = match self.lstat(path) {
+            Ok(stat) => Some(stat),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
         let unread = |_: &io::Error| self.remember_unread(path);
-        let file = self.host.open(path).inspect_err(unread)?;
-        Ok(Box::new(Watched { file, path: path.to_path_buf(), unread: &self.unread }))
+        let file = match &known {
+            Some(known) => self.host.open_known(path, known),
+            None => self.host.open(path),
+        };
+        let (file, path) = (Some(file.inspect_err(unread)?), path.to_path_buf());
+        let most = self.may_be_kept_open;
+        Ok(Box::new(Watched { file, path, known, unread: &self.unread, opened: &self.opened, most }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::RealHost;
+    use crate::jailroot::{JailRoot, Meta, Privilege};
+
+    /// What planning left open serves the copying only as long as it is what was looked at.
+    #[test]
+    fn a_file_that_changed_since_it_was_planned_is_copied_as_it_is_now() {
+        let dir = tempfile::tempdir().expect("scratch");
+        let (same, written, gone) =
+            (dir.path().join("same"), dir.path().join("written"), dir.path().join("gone"));
+        for path in [&same, &written, &gone] {
+            std::fs::write(path, "old").expect("written");
+        }
+        let host = RealHost::system();
+        let recording = Recording::new(&host);
+        for path in [&same, &written, &gone] {
+            assert_eq!(recording.read(path, 10).expect("read"), b"old");
+        }
+        let (_, opened) = recording.into_parts();
+        assert_eq!(opened.0.lock().expect("whole").len(), 3, "all are open");
+        std::fs::write(&written, "newer").expect("written");
+        std::fs::write(dir.path().join("another"), "new").expect("written");
+        std::fs::rename(dir.path().join("another"), &gone).expect("renamed");
+
+        let jail = JailRoot::find_or_make(&dir.path().join("jail")).expect("made");
+        let meta = Meta {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            mode: 0o644,
+        };
+        for (path, content) in [(&same, "old"), (&written, "newer")] {
+            let inner = Path::new("/").join(path.file_name().expect("a name"));
+            let copied = jail.copy_file(&inner, path, &opened, meta, Privilege::Drop).expect("copied");
+            assert_eq!(std::fs::read_to_string(jail.outside(&inner)).expect("there"), content);
+            let now = host.lstat(path).expect("there");
+            assert_eq!(copied.source.map(|stat| (stat.ino, stat.ctime)), Some((now.ino, now.ctime)));
+        }
+        // Renamed away, it is what was planned still, but its ctime says that it moved: what lies there now is copied.
+        jail.copy_file(Path::new("/gone"), &gone, &opened, meta, Privilege::Drop).expect("copied");
+        assert_eq!(std::fs::read_to_string(jail.outside(Path::new("/gone"))).expect("there"), "new");
+        assert!(opened.take(&gone).is_none(), "each is taken once");
     }
 }

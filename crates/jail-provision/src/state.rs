@@ -174,6 +174,19 @@ impl State {
         }
     }
 
+    /// The jail's directory if it follows this host: of a manifest no more is read than that.
+    ///
+    /// # Errors
+    /// The manifest cannot be read or is damaged.
+    pub fn follower(&self) -> Result<Option<PathBuf>> {
+        let path = self.manifest_path();
+        match std::fs::read(&path) {
+            Ok(bytes) => Manifest::follower(&path, &bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
     /// Writes the manifest under a temporary name.
     ///
     /// # Errors

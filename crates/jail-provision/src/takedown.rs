@@ -88,11 +88,12 @@ fn clear_files(here: &OwnedFd, device: u64) -> io::Result<Visit> {
         }
         let name = OsStr::from_bytes(name);
         let stat = fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if stat.st_dev != device {
-            return Err(Errno::XDEV.into());
-        }
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            // One that something is mounted on cannot be removed (EBUSY). Its device says nothing: an overlay gives files
+            // of its layers others than its own.
             fs::unlinkat(here, name, AtFlags::empty())?;
+        } else if stat.st_dev != device {
+            return Err(Errno::XDEV.into());
         } else if found.is_none() {
             found = Some(OsString::from_vec(name.as_bytes().to_vec()));
         }

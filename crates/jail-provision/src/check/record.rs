@@ -1,8 +1,8 @@
 //! One path of ours against the manifest and the host.
 //!
-//! Content is compared whole. Where the host's file is in the very state in which it was copied, the two are compared byte
-//! for byte, which takes a third of the time that a digest takes; only where they differ, or the host's file is another by
-//! now, does the digest in the manifest decide.
+//! The content in the jail is read whole and held against the manifest's fingerprint of what was copied. The host's file needs
+//! no reading: nobody can set back the time of an inode's last change, so one that is in the very state in which it was
+//! copied holds what was copied, and any other is told as changed.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,6 @@ use super::{Checker, Fault, Findings, entry, is_not_ours};
 use crate::digest::{Fingerprint, Taking};
 use crate::error::{Error, Result};
 use crate::host::{Host, Stat};
-use crate::jailroot::{OpenFile, open_source};
 use crate::manifest::{PathText, Record, Source, Stamp, What};
 use crate::plan::same_state;
 use crate::text;
@@ -21,8 +20,8 @@ const A_CELLS_OWN: &[&str] = &["/dev", "/proc", "/run", "/sys"];
 
 /// How the host's file stands to the copy that was made of it.
 enum Origin {
-    /// As it was then, and open if it could be opened.
-    Same(Option<OpenFile>),
+    /// As it was then.
+    Same,
     Changed,
     Gone,
 }
@@ -80,12 +79,12 @@ impl Checker<'_> {
         {
             findings.add(path, Fault::Privileged, "it has file capabilities, and no section asked for that");
         }
-        let origin = record.source.as_ref().map(|source| origin(source, linked));
-        if !self.has_content(&file, digest, origin.as_ref()).map_err(io)? {
+        let origin = record.source.as_ref().map(|source| origin(source, linked, &self.host));
+        if self.jail.digest_of(&file, Taking::like(digest)).map_err(io)? != digest {
             findings.add(path, Fault::Tampered, "the content is not what was put there");
         }
         match origin {
-            None | Some(Origin::Same(_)) => {}
+            None | Some(Origin::Same) => {}
             Some(Origin::Changed) => {
                 let detail = "the host's file has changed since; jail-update renews it";
                 findings.add(path, Fault::Outdated, detail);
@@ -93,18 +92,6 @@ impl Checker<'_> {
             Some(Origin::Gone) => findings.add(path, Fault::Outdated, "the host's file is gone"),
         }
         Ok(())
-    }
-
-    /// Whether a file holds what was put there.
-    fn has_content(&self, file: &OpenFile, digest: Fingerprint, origin: Option<&Origin>) -> io::Result<bool> {
-        if let Some(Origin::Same(Some(host))) = origin {
-            // A hard link compared with itself would be as good as no look at all.
-            let another = (host.stat.dev, host.stat.ino) != (file.stat.dev, file.stat.ino);
-            if another && self.jail.same_content(file, host)? {
-                return Ok(true);
-            }
-        }
-        Ok(self.jail.digest_of(file, Taking::like(digest))? == digest)
     }
 
     /// A file that cannot be opened as one.
@@ -149,17 +136,11 @@ impl Checker<'_> {
     }
 }
 
-fn origin(source: &Source, linked: bool) -> Origin {
-    let same = |stat: &Stat| same_state(source.stamp, Stamp::from(stat), linked);
-    match open_source(&source.path.0) {
-        Ok(file) if same(&file.stat) => Origin::Same(Some(file)),
+fn origin(source: &Source, linked: bool, host: &dyn Host) -> Origin {
+    match host.lstat(&source.path.0) {
+        Ok(stat) if same_state(source.stamp, Stamp::from(&stat), linked) => Origin::Same,
         Ok(_) => Origin::Changed,
-        // It may be there and not be ours to read.
-        Err(_) => match crate::host::RealHost::system().lstat(&source.path.0) {
-            Ok(stat) if same(&stat) => Origin::Same(None),
-            Ok(_) => Origin::Changed,
-            Err(_) => Origin::Gone,
-        },
+        Err(_) => Origin::Gone,
     }
 }
 
