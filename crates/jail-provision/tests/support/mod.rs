@@ -208,11 +208,24 @@ fn user_namespace() -> &'static [&'static str] {
 }
 
 fn run(command: &mut Command) -> Output {
-    command
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
-        .output()
-        .expect("unshare starts")
+    started(command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"))
+}
+
+/// Starts a program that was written a moment ago: a child that another test has just forked may hold it open for writing
+/// until it executes something, and then it is busy.
+fn started(command: &mut Command) -> Output {
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let output = command.output();
+        let busy = match &output {
+            Ok(output) => String::from_utf8_lossy(&output.stderr).contains("Text file busy"),
+            Err(error) => error.kind() == std::io::ErrorKind::ExecutableFileBusy,
+        };
+        if !busy || std::time::Instant::now() > patience {
+            return output.expect("starts");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 /// Whether programs can be started in a tree here at all; says so if not.
@@ -244,10 +257,7 @@ pub(crate) fn starts_in_a_jail_made_from_the_answer(program: &Path) -> Rc<Needs>
     if !can_start() {
         return found;
     }
-    assert!(
-        says_ok(&Command::new(program).env_clear().output().expect("start")),
-        "the fixture itself is broken"
-    );
+    assert!(says_ok(&started(Command::new(program).env_clear())), "the fixture itself is broken");
     let start = if found.uses_proc { start_in_with_proc } else { start_in };
     let tree = assemble(&found, |_| true);
     if found.uses_proc {
