@@ -14,6 +14,7 @@ mod doors;
 mod everyday;
 mod killed;
 mod learning;
+mod listing;
 mod logging;
 mod names;
 mod private_network;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         names::TESTS,
         killed::TESTS,
         learning::TESTS,
+        listing::TESTS,
         logging::TESTS,
         private_network::TESTS,
         roots::TESTS,
