@@ -4,7 +4,7 @@
 //! login. `JAIL_UNDER_TEST=jailkit` and `=bwrap` hold others against the same attempts (`tests/attack-table`), and
 //! `JAIL_VARIANT` runs them under other policies of ours: `writable` (root = "writable"), `discard`, `private`, and
 //! `rootless`: from a cell that the account makes itself by jail-run, without root. The whole suite under ours goes through
-//! all of them.
+//! all of them. `vm` runs them inside a virtual machine (`JAIL_VM_KERNEL` names its kernel), by hand: each takes seconds.
 
 mod chroot;
 mod credentials;
@@ -86,15 +86,24 @@ fn attacker(host: &Scratch) -> User<'_> {
     if Under::test() == Under::Ours {
         let policy = match std::env::var("JAIL_VARIANT").as_deref() {
             Err(_) | Ok("default") => return user,
-            Ok("writable") => "root = \"writable\"",
-            Ok("discard") => "root = \"discard\"",
-            Ok("private") => "session = \"private\"",
+            Ok("writable") => "root = \"writable\"".to_owned(),
+            Ok("discard") => "root = \"discard\"".to_owned(),
+            Ok("private") => "session = \"private\"".to_owned(),
             Ok("rootless") => return user.rootless(),
-            Ok(other) => panic!("JAIL_VARIANT={other}: one of default, writable, discard, private, rootless"),
+            Ok("vm") => virtual_machine(),
+            Ok(other) => {
+                panic!("JAIL_VARIANT={other}: one of default, writable, discard, private, rootless, vm")
+            }
         };
         host.add_policy(&format!("[user.{}]\n{policy}\n", user.name));
     }
     user
+}
+
+/// Logins into machines that boot the kernel of `make test-vm`.
+fn virtual_machine() -> String {
+    let kernel = std::env::var("JAIL_VM_KERNEL").expect("JAIL_VM_KERNEL names the kernel to boot");
+    format!("isolation = \"vm\"\nvm.kernel = \"{kernel}\"")
 }
 
 /// For attempts on a login and its jail, which a cell of the account's own making does not have.

@@ -1,10 +1,35 @@
 //! Machines that die, and hosts that are short of something.
 
-use jailwright_tests::{Done, Scratch, Test, test};
+use std::os::unix::fs::PermissionsExt;
+
+use jailwright_tests::{Done, Run, Scratch, Test, test};
 
 use crate::{PATIENCE, in_machines};
 
-pub(crate) const TESTS: &[Test] = &[test!(scratch a_killed_qemu_ends_the_login_with_a_sentence)];
+pub(crate) const TESTS: &[Test] = &[
+    test!(scratch a_killed_qemu_ends_the_login_with_a_sentence),
+    test!(scratch a_kvm_under_which_no_guest_starts),
+];
+
+/// A device that is there and can be opened, and is none: a host whose hypervisor gives it away half.
+fn a_kvm_under_which_no_guest_starts(host: &Scratch) -> Done {
+    let user = in_machines(host)?;
+    Run::new("mknod").args(["/dev/kvm", "c", "1", "3"]).run().ok();
+    std::fs::set_permissions("/dev/kvm", PermissionsExt::from_mode(0o600)).expect("chmod");
+    let out = user.ssh("echo inside").within(PATIENCE).run();
+    let again = user.ssh("echo again").within(PATIENCE).run();
+    std::fs::remove_file("/dev/kvm").expect("remove");
+    assert_eq!((out.status, out.text().as_str()), (0, "inside"), "{}", out.errors());
+    assert_eq!((again.status, out.errors().as_str()), (0, ""), "no word of it to the client");
+    let line = host.syslog().expect(&["is emulated", "a guest does not start under '/dev/kvm'"]);
+    assert!(line.to_lowercase().contains("kvm") && line.lines().count() == 1, "{line}");
+    // The verdict is kept: the second login did not try again.
+    let kept = std::fs::read_dir("/var/cache/jailwright/machines").expect("there").flatten();
+    let verdicts = kept.filter(|entry| entry.file_name().to_string_lossy().starts_with("kvm-")).count();
+    assert_eq!(verdicts, 1);
+    user.wait_for_the_end();
+    Ok(())
+}
 
 fn a_killed_qemu_ends_the_login_with_a_sentence(host: &Scratch) -> Done {
     let user = in_machines(host)?;

@@ -18,6 +18,7 @@ use rustix::io::FdFlags;
 
 use crate::admission::{Admission, HomeSource};
 use crate::cell::blueprint::Privilege;
+use crate::cell::outside;
 use crate::environment;
 use crate::invocation::{Invocation, variable};
 use crate::policy::values::{Discard, Limit, Limits, Network, Root, Session, Size};
@@ -42,9 +43,13 @@ pub fn must_be_possible(policy: &Policy, privilege: Privilege) -> Result<()> {
             format!("{key} = {value} (from {origin}) does not go with isolation = \"vm\": {why}"),
         ))
     };
-    if policy.network != Network::None {
-        let why = "a machine has no network in this version; use \"none\"";
-        return refuse("network", &policy.network, why);
+    match policy.network {
+        Network::None | Network::Host => {}
+        Network::Private => outside::must_be_there()?,
+        Network::Ports { .. } => {
+            let why = "a list of ports is not kept around a machine in this version; use \"none\", \"private\" or \"host\"";
+            return refuse("network", &policy.network, why);
+        }
     }
     if policy.root == Root::Writable {
         let why = "the jail's image is shared and read-only; use \"discard\"";

@@ -1,7 +1,7 @@
 //! The machine before and around the session: mounts, drivers, the port, the clock, the end.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move};
@@ -10,6 +10,10 @@ use crate::Result;
 
 /// Where the jail's tree is mounted.
 pub(crate) const JAIL: &str = "/jail";
+/// The jail with what earlier runs changed.
+pub(crate) const CHANGED: &str = "/changed";
+/// Where the home of a machine that is kept lies on its disk.
+pub(crate) const KEPT_HOME: &str = "/kept/home";
 /// The drivers, in the order in which they are to be loaded, one file name a line.
 const MODULES: &str = "/modules/order";
 /// How long a device may take to appear: an emulated machine on a busy host is slow.
@@ -88,7 +92,8 @@ pub(crate) fn open_port(wanted: &str) -> Result<OwnedFd> {
         .map_err(|errno| format!("cannot open {}: {errno}", path.display()))
 }
 
-fn patiently<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+/// Tries until it is there: devices appear when they do.
+pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     for _ in 0..PATIENCE_MILLISECONDS {
         if let Some(found) = attempt() {
             return Some(found);
@@ -100,11 +105,37 @@ fn patiently<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// The jail's tree, read-only: the image is shared by every machine of this jail.
 pub(crate) fn mount_jail() -> Result<()> {
-    let disk = "/dev/vda";
-    patiently(|| rustix::fs::access(disk, rustix::fs::Access::EXISTS).ok())
-        .ok_or_else(|| format!("there is no disk {disk}"))?;
-    mount(disk, JAIL, "erofs", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, None)
+    mount(disk("root")?, JAIL, "erofs", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, None)
         .map_err(|errno| format!("cannot mount the jail's image: {errno}"))
+}
+
+/// The disk with this serial number: names are given in the order of finding.
+fn disk(serial: &str) -> Result<PathBuf> {
+    let name = patiently(|| {
+        let disks = std::fs::read_dir("/sys/block").ok()?;
+        disks.flatten().map(|disk| disk.file_name()).find(|name| {
+            let path = Path::new("/sys/block").join(name).join("serial");
+            std::fs::read_to_string(path).is_ok_and(|text| text.trim_end() == serial)
+        })
+    });
+    name.map(|name| Path::new("/dev").join(name)).ok_or_else(|| format!("there is no disk '{serial}'"))
+}
+
+/// The machine's own disk, and the jail below what was changed in earlier runs. The home is on it as well.
+pub(crate) fn mount_kept(uid: u32, gid: u32) -> Result<()> {
+    let plain = MountFlags::NOSUID | MountFlags::NODEV;
+    mount(disk("disk")?, "/kept", "ext4", plain, None)
+        .map_err(|errno| format!("cannot mount the machine's own disk: {errno}"))?;
+    for name in ["/kept/changes", "/kept/work", KEPT_HOME] {
+        directory(name)?;
+    }
+    let doing = |errno| format!("cannot make changes to the jail possible: {errno}");
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::chown(KEPT_HOME, Some(uid), Some(gid)).map_err(doing)?;
+    let options = c"lowerdir=/jail,upperdir=/kept/changes,workdir=/kept/work";
+    directory(CHANGED)?;
+    mount("changes", CHANGED, "overlay", plain, Some(options)).map_err(doing)?;
+    directory(&format!("{CHANGED}{}", jail_wire::KEPT_HOME))
 }
 
 /// A directory of the machine's, such as the jail.

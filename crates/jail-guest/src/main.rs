@@ -15,6 +15,7 @@
 mod channel;
 mod home;
 mod machine;
+mod network;
 mod relay;
 mod session;
 
@@ -57,8 +58,10 @@ fn run(channel: &mut Channel) -> Result<()> {
     };
     machine::set_clock(spec.clock);
     machine::mount_jail()?;
-    if spec.home_from == Home::Served {
-        home::start()?;
+    match spec.home_from {
+        Home::Empty => {}
+        Home::Served => home::start()?,
+        Home::Kept => machine::mount_kept(spec.uid, spec.gid)?,
     }
     let session = session::start(&spec)?;
     channel.say(&ToHost::Started);

@@ -10,7 +10,7 @@ use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter::{self, Bond, Entry, Report};
 use jail_confine::invocation::{self, Call, Terminal};
 use jail_confine::log::Log;
-use jail_confine::policy::values::{Isolation, Session as Sharing};
+use jail_confine::policy::values::{Isolation, Network, Root, Session as Sharing};
 use jail_confine::policy::{Origin, Policy, text};
 use jail_sys::process::{self, Cloned};
 use jail_sys::tty;
@@ -21,7 +21,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::Result;
-use crate::{home, machine};
+use crate::{home, machine, network};
 
 /// A running session, seen from the relay.
 pub(crate) struct Session {
@@ -163,7 +163,18 @@ fn admit(spec: &Spec) -> Result<Admission> {
     policy.apply(&layer, &Origin::BuiltIn);
     policy.isolation = Isolation::Namespaces;
     policy.session = Sharing::Private;
-    let directory = machine::open(machine::JAIL)?;
+    let mut root = machine::JAIL;
+    if spec.home_from == Home::Kept {
+        // What is changed lasts: on the machine's own disk, which is one more layer below.
+        policy.root = Root::Writable;
+        root = machine::CHANGED;
+    }
+    if policy.network != Network::None {
+        network::start()?;
+        // The machine's, which is QEMU's, which is what the policy says.
+        policy.network = Network::Host;
+    }
+    let directory = machine::open(root)?;
     let stat = rustix::fs::fstat(&directory).map_err(|errno| format!("cannot look at the jail: {errno}"))?;
     Ok(Admission {
         account: Account {
@@ -173,7 +184,7 @@ fn admit(spec: &Spec) -> Result<Admission> {
             groups: spec.groups.clone(),
         },
         jail: Jail {
-            path: PathBuf::from(machine::JAIL),
+            path: PathBuf::from(root),
             name: "jail".to_owned(),
             identity: identity(&stat),
             directory,
@@ -183,7 +194,7 @@ fn admit(spec: &Spec) -> Result<Admission> {
         home_source: match spec.home_from {
             Home::Empty => HomeSource::Empty,
             Home::Served => HomeSource::Host(machine::open(home::HOME)?),
-            Home::Kept => return Err("there is no disk to keep a home on".to_owned()),
+            Home::Kept => HomeSource::Host(machine::open(machine::KEPT_HOME)?),
         },
         policy,
         shell: spec.shell.clone(),

@@ -1,4 +1,5 @@
-//! jail-list: the jails of this host, their sections, size, accounts, running cells and other processes.
+//! jail-list: the jails of this host, their sections, size, accounts, running cells and other processes; and the virtual
+//! machines that are kept.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -9,6 +10,7 @@ use clap::{CommandFactory, Parser};
 use jail_confine::cell::age::{self, Age};
 use jail_provision::error::{Error, Result};
 use jail_provision::inventory::{self, Known};
+use jail_provision::kept;
 use jail_provision::manifest::{Manifest, PathText, What};
 use jail_provision::state::{self, State};
 use jail_provision::text;
@@ -108,15 +110,62 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             Err(error) => say::note(&format!("jail-list: {name}: {error}")),
         }
     }
+    let machines = kept::all(&base)?;
     if cli.json {
-        let list: Vec<Value> = told.iter().map(as_json).collect();
+        let list: Vec<Value> = told.iter().map(as_json).chain(machines.iter().map(machine_as_json)).collect();
         say::json(&Value::from(list));
-    } else if told.is_empty() {
+    } else if told.is_empty() && machines.is_empty() {
         say::out("There are no jails.\n");
     } else {
         told.iter().for_each(|jail| say::out(&as_text(jail)));
+        machines.iter().for_each(|machine| say::out(&machine_as_text(machine)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a machine takes now: the process beside it, and QEMU with what is around it.
+fn memory_of_machine(machine: &kept::Told) -> u64 {
+    if !machine.running {
+        return 0;
+    }
+    let mut total = 0;
+    let mut pids = vec![machine.note.pid];
+    while let Some(pid) = pids.pop() {
+        total += cells::memory(pid);
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    total
+}
+
+fn machine_as_text(machine: &kept::Told) -> String {
+    let state = if machine.running {
+        format!("running, pid {}, {} in memory", machine.note.pid, say::size(memory_of_machine(machine)))
+    } else {
+        "not running".to_owned()
+    };
+    format!(
+        "machine {}\n  jail       {}\n  disk       {} of {}\n  memory     {}\n  state      {state}\n",
+        machine.name,
+        machine.note.jail,
+        say::size(machine.used),
+        say::size(machine.size),
+        say::size(machine.note.memory)
+    )
+}
+
+fn machine_as_json(machine: &kept::Told) -> Value {
+    json!({
+        "machine": machine.name,
+        "jail": machine.note.jail,
+        "disk": machine.size,
+        "disk_used": machine.used,
+        "memory": machine.note.memory,
+        "running": machine.running,
+        "pid": machine.running.then_some(machine.note.pid),
+        "memory_used": memory_of_machine(machine),
+    })
 }
 
 /// Entries clear a little each; this clears all.

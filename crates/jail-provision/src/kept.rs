@@ -81,7 +81,15 @@ impl Kept {
         if !path.exists() {
             self.make(&path, size)?;
         }
-        self.lock(&path)
+        // Whoever lists the machines holds it for a moment.
+        let tried = (0..20).find_map(|_| {
+            let disk = self.lock(&path).ok();
+            if disk.is_none() {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            disk
+        });
+        tried.map_or_else(|| self.lock(&path), Ok)
     }
 
     fn lock(&self, path: &Path) -> Result<OwnedFd> {
@@ -120,7 +128,8 @@ impl Kept {
             .map_err(|e| Error::io("make the disk", &new, e))
             .and_then(|()| {
                 // Nothing is written but what a file system is: the rest is a hole, and stays one as long as it can.
-                let words = ["-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"];
+                let words =
+                    ["-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"];
                 let out = std::process::Command::new(program).args(words).arg(&new).env_clear().output();
                 match out {
                     Ok(out) if out.status.success() => Ok(()),

@@ -24,6 +24,7 @@ pub mod import;
 pub mod inventory;
 pub mod jailroot;
 mod keep;
+pub mod kept;
 pub mod ldcache;
 mod loader_cache;
 pub mod manifest;

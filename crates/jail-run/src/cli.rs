@@ -23,6 +23,7 @@ use jail_confine::policy::values::{
                   jail-run -j /home/jail --user www-data --memory 512M -- /usr/bin/php job.php\n  \
                   jail-run --learn job.toml -- ./job   # then: jail-run ./job.toml --seccomp ./job.json -- ./job\n  \
                   jail-run --vm basicshell --with ./untrusted -- ./untrusted\n  \
+                  jail-run --vm --keep lab basicshell -- bash   # goes on where it was left; jail-run --reset lab\n  \
                   jail-run -j /home/jail --user www-data --background --pidfile /run/job.pid -- /usr/bin/job\n\n\
                   Exit status: the command's own (128 + n for a signal); 127 not found, 126 not executable;\n\
                   125 refused, or failed before the command ran.",
@@ -61,6 +62,16 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "jail", "with", "user", "background", "pidfile",
         "ready_fd", "explain"])]
     pub learn: Option<PathBuf>,
+    /// Keep a virtual machine's disk under this name: what it changes in its jail and in its home (/home) is there the next
+    /// time. jail-list shows the machines
+    #[arg(long, value_name = "NAME", conflicts_with = "learn")]
+    pub keep: Option<String>,
+    /// How large the disk of a new machine is made, such as 4G; it takes no more than is written
+    #[arg(long, value_name = "SIZE", requires = "keep")]
+    pub disk: Option<Size>,
+    /// Put a machine that is kept back as it was made, and run nothing
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["sections", "jail", "with", "keep", "learn", "command"])]
+    pub reset: Option<String>,
     /// Print the merged policy with where each value came from, and run nothing
     #[arg(long)]
     pub explain: bool,

@@ -73,6 +73,9 @@ impl From<Refusal> for Stop {
 }
 
 fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
+    if let Some(name) = &cli.reset {
+        return vm::reset(name);
+    }
     if cli.command.is_empty() && !cli.explain {
         return Err(Stop::Usage("no command: write it behind --".to_owned()));
     }
@@ -95,6 +98,9 @@ fn run(cli: &Cli, ready: Option<OwnedFd>) -> std::result::Result<i32, Stop> {
     }
     if policy.isolation == Isolation::Vm {
         return vm::run(cli, &caller, &place, &policy);
+    }
+    if cli.keep.is_some() {
+        return Err(Stop::Usage("--keep goes with a virtual machine: say --vm as well".to_owned()));
     }
     if policy.isolation == Isolation::Chroot {
         chroot_must_be_of_use(cli, &caller, &policy)?;

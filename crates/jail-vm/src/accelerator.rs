@@ -108,6 +108,7 @@ fn trial(parts: &Parts<'_>, home: &Home, kvm: &OwnedFd) -> std::result::Result<(
         accelerator: Accelerator::Kvm(kvm),
         home: None,
         disk: None,
+        network: false,
     };
     let running = cell::start(parts, home, &machine).map_err(|refusal| refusal.why)?;
     let heard = relay::first_word(&running, Instant::now() + PATIENCE);

@@ -34,6 +34,10 @@ pub struct Extras {
     pub overlay: bool,
     /// A home of the host's.
     pub home: bool,
+    /// A disk of its own.
+    pub disk: bool,
+    /// A network.
+    pub network: bool,
 }
 
 /// The directory for a kernel, with our guest program in the initramfs.
@@ -42,12 +46,13 @@ pub struct Extras {
 /// A driver that is missing, or a file that cannot be read or written.
 pub fn directory(cache: &Path, kernel: &Kernel, guest: &Path, extras: Extras) -> Result<PathBuf> {
     let mut needs = DRIVERS.to_vec();
-    if extras.overlay {
-        needs.push(Need::Must("overlay"));
-    }
-    if extras.home {
-        needs.push(Need::Must("fuse"));
-    }
+    let also = [
+        (extras.overlay || extras.disk, "overlay"),
+        (extras.home, "fuse"),
+        (extras.disk, "ext4"),
+        (extras.network, "virtio_net"),
+    ];
+    needs.extend(also.into_iter().filter(|(wanted, _)| *wanted).map(|(_, driver)| Need::Must(driver)));
     let drivers = kernel.drivers(&needs)?;
     let mut source = stamp(&kernel.image)?;
     for file in drivers.iter().map(PathBuf::as_path).chain([guest]) {

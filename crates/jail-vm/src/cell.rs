@@ -166,10 +166,12 @@ fn policy(parts: &Parts<'_>) -> Result<Policy> {
     let mut cell = Policy::default();
     cell.session = Session::Private;
     cell.isolation = Isolation::Namespaces;
-    cell.processes = Limit::At(Count(64));
+    // Of all machines of one user, where no control group counts a cell alone.
+    cell.processes = Limit::At(Count(1024));
     cell.tmp = Size(1 << 20);
     cell.hostname = "machine".to_owned();
     cell.env = Vec::new();
+    cell.network = parts.policy.network.clone();
     cell.bind = vec![bind(&parts.boot, BOOT)?, bind(&parts.root, ROOT)?];
     if parts.privilege == Privilege::Root {
         cell.cpus = parts.policy.cpus;

@@ -11,10 +11,11 @@ use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter;
 use jail_confine::log::{Level, Log};
 use jail_confine::policy::Policy;
-use jail_confine::policy::values::{Limit, Root, Size};
+use jail_confine::policy::values::{Limit, Network, Root, Size};
 use jail_confine::refusal::{OrRefuse, Refusal, Result, What};
 use jail_confine::service;
 use jail_confine::trusted::Trust;
+use jail_provision::kept::{Kept, Note};
 use jail_sys::clock::Mark;
 use jail_sys::process::{self, Cloned};
 use jail_wire::Spec;
@@ -52,6 +53,8 @@ pub struct Order<'a> {
     pub policy: &'a Policy,
     /// The home that is served to the guest, if it is one of the host's.
     pub home: Option<OwnedFd>,
+    /// The machine whose disk is kept, and how large that is made.
+    pub keep: Option<(Kept, u64)>,
     /// By which name this program complains.
     pub name: &'static str,
     /// Told of what is worth knowing.
@@ -78,6 +81,7 @@ pub enum Bond {
 pub fn run(order: Order<'_>, mut spec: Spec) -> Result<i32> {
     let parent = rustix::process::getppid();
     let parts = lay_out(&order)?;
+    let disk = order.keep.as_ref().map(|(kept, size)| take_disk(&order, &parts, kept, *size)).transpose()?;
     let qemu = cell::home(&parts)?;
     wait_until_alone();
     let choice = accelerator::choose(&parts, &qemu, order.begun.as_ref().and_then(Mark::rate))?;
@@ -90,7 +94,8 @@ pub fn run(order: Order<'_>, mut spec: Spec) -> Result<i32> {
         processors: processors(order.policy),
         accelerator: choice.accelerator,
         home,
-        disk: None,
+        disk,
+        network: order.policy.network != Network::None,
     };
     let running = cell::start(&parts, &qemu, &machine)?;
     // QEMU has its own copies of what it holds; with ours open nobody would hear of its end.
@@ -134,7 +139,12 @@ fn lay_out<'a>(order: &'a Order<'_>) -> Result<Parts<'a>> {
     let refuse = |why: String| Refusal::new(What::Host, why);
     let named = order.policy.vm_kernel.as_ref().map(|path| Path::new(&path.0));
     let kernel = Kernel::find(named).map_err(refuse)?;
-    let extras = Extras { overlay: order.policy.root == Root::Discard, home: order.home.is_some() };
+    let extras = Extras {
+        overlay: order.policy.root == Root::Discard,
+        home: order.home.is_some(),
+        disk: order.keep.is_some(),
+        network: order.policy.network != Network::None,
+    };
     let boot = boot::directory(&order.cache, &kernel, &guest_program()?, extras).map_err(refuse)?;
     // Opened to be looked at only; the image is made from what it leads to now.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -150,6 +160,24 @@ fn lay_out<'a>(order: &'a Order<'_>) -> Result<Parts<'a>> {
         root,
         policy: order.policy,
     })
+}
+
+/// The disk of a machine that is kept, and a note of this run.
+fn take_disk(order: &Order<'_>, parts: &Parts<'_>, kept: &Kept, size: u64) -> Result<OwnedFd> {
+    let refuse = |error: jail_provision::Error| Refusal::new(What::Host, error.to_string());
+    let disk = kept.disk(size).map_err(refuse)?;
+    let tree = parts.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if kept.note().is_some_and(|before| before.tree != tree) {
+        eprintln!(
+            "{}: the jail has changed since this machine was made; what it changed itself lies over the new one (--reset \
+             starts anew)",
+            order.name
+        );
+    }
+    let jail = order.jail.path.display().to_string();
+    kept.write(&Note { jail, tree, memory: memory(order.policy), pid: std::process::id() })
+        .map_err(refuse)?;
+    Ok(disk)
 }
 
 /// Beside this program as it is installed, or as it is built.

@@ -73,6 +73,7 @@ fn log_in(
         jail: &jail,
         policy: &policy,
         home: Some(home),
+        keep: None,
         name: "jail-sh",
         log,
         begun,

@@ -42,6 +42,8 @@ pub struct Machine {
     pub home: Option<OwnedFd>,
     /// The machine's own disk, if it is kept.
     pub disk: Option<OwnedFd>,
+    /// Whether the guest has a network: QEMU's cell's, by its user-mode stack.
+    pub network: bool,
 }
 
 impl Machine {
@@ -97,6 +99,9 @@ impl Machine {
             say(&["-blockdev", &format!("driver=raw,node-name=disk,{file}")]);
             say(&["-device", "virtio-blk-device,drive=disk,serial=disk"]);
         }
+        if self.network {
+            say(&["-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-device,netdev=net"]);
+        }
         // The kernel's last words, beside QEMU's own.
         say(&["-chardev", "file,id=console,path=/proc/self/fd/2", "-serial", "chardev:console"]);
         words.into_iter().map(OsString::from).collect()
@@ -138,6 +143,7 @@ mod tests {
             accelerator: Accelerator::Emulation(Some(2_300_000)),
             home: None,
             disk: None,
+            network: false,
         };
         let words = words(&machine);
         assert_eq!(after(&words, "-m"), "307200k");
@@ -161,12 +167,14 @@ mod tests {
             accelerator: Accelerator::Kvm(open("/dev/null")),
             home: Some(open("/dev/null")),
             disk: None,
+            network: true,
         };
         let words = words(&machine);
         assert!(after(&words, "-accel").starts_with("kvm,"));
         let home = format!("socket,id=home,fd={}", machine.home.as_ref().expect("given").as_raw_fd());
         assert!(words.contains(&home), "{words:?}");
         assert_eq!(machine.descriptors().count(), 2);
+        assert!(after(&words, "-netdev").starts_with("user,"));
         assert!(!after(&words, "-append").contains("tsc"));
     }
 }

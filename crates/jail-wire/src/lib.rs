@@ -36,6 +36,15 @@ pub const PORT: &str = "jailwright";
 /// The name of the port that the home is served through: messages of FUSE as the guest's kernel writes them, and nothing else.
 pub const HOME_PORT: &str = "jailwright.home";
 
+/// Where the home of a machine that is kept is seen: its own root is its, so no directory of the jail has to be there.
+pub const KEPT_HOME: &str = "/home";
+/// The guest's address, the way out and the name server, as QEMU's user-mode network has them.
+pub const ADDRESS: [u8; 4] = [10, 0, 2, 15];
+/// The way out.
+pub const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+/// The name server.
+pub const NAME_SERVER: &str = "10.0.2.3";
+
 /// What the other side said makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nonsense(pub String);
