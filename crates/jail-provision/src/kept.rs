@@ -81,15 +81,18 @@ impl Kept {
         if !path.exists() {
             self.make(&path, size)?;
         }
-        // Whoever lists the machines holds it for a moment.
-        let tried = (0..20).find_map(|_| {
-            let disk = self.lock(&path).ok();
-            if disk.is_none() {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+        self.lock_patiently(&path)
+    }
+
+    /// Whoever lists the machines holds the lock for a moment, and so does a QEMU whose machine has just ended.
+    fn lock_patiently(&self, path: &Path) -> Result<OwnedFd> {
+        for _ in 0..100 {
+            if let Ok(disk) = self.lock(path) {
+                return Ok(disk);
             }
-            disk
-        });
-        tried.map_or_else(|| self.lock(&path), Ok)
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        self.lock(path)
     }
 
     fn lock(&self, path: &Path) -> Result<OwnedFd> {
@@ -157,7 +160,7 @@ impl Kept {
             return Err(Error::failed(format!("there is no machine '{}'", self.name))
                 .hint("jail-list shows those that are kept"));
         }
-        let _lock = self.lock(&path)?;
+        let _lock = self.lock_patiently(&path)?;
         std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         match std::fs::remove_file(self.dir.join(NOTE)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
