@@ -454,6 +454,27 @@ fn hostile_images_are_refused() {
     }
 }
 
+/// A library's message quotes the header it stumbled over; root's terminal must not be told what to do by it.
+#[test]
+fn what_an_archive_says_reaches_no_terminal_as_it_is() {
+    let evil = |header: &mut Header| {
+        header.as_old_mut().name[..8].copy_from_slice(b"\x1b]0;ha\x07");
+        header.as_old_mut().size[..8].copy_from_slice(b"\x1b[2J\nxxx");
+    };
+    let (scratch, file) = with(vec![Layer::new().raw(evil)]);
+    let outer = scratch.path("outer.tar");
+    std::fs::write(&outer, Layer::new().raw(evil).done()).expect("written");
+    let no_archive = scratch.path("text.tar");
+    std::fs::write(&no_archive, "\x1b[2J\n".repeat(1000)).expect("written");
+    for image in [&file, &outer, &no_archive] {
+        let run = import(&scratch, image, &[]);
+        assert!(matches!(run.status, Some(1 | 4)), "{run:#?}");
+        assert!(run.err.contains("archive"), "{run:#?}");
+        assert!(!run.err.contains('\x1b') && !run.err.contains('\x07'), "{run:#?}");
+        assert!(run.err.lines().count() <= 2 && run.err.len() < 600, "a sentence and a hint: {run:#?}");
+    }
+}
+
 #[test]
 fn a_tampered_image_is_refused() {
     let scratch = Scratch::new();

@@ -37,12 +37,15 @@ use crate::say;
 
 const EXAMPLE: &str = "\
 Example:
-  jail-export -j /home/jail --oci jail.tar     an image for podman load, skopeo copy, ctr image import
+  jail-export -j /home/jail --oci jail.tar
+      an image for podman load, skopeo copy, ctr image import
   podman load -i jail.tar
-  podman run --read-only --network none --cap-drop all --security-opt no-new-privileges \\
+  podman run --read-only --network none --cap-drop all \\
+    --security-opt no-new-privileges \\
     --security-opt seccomp=jail.seccomp.json localhost/home-jail ls
   jail-export -j /home/jail --tar - | ssh other 'tar xC /srv/jail'
-  jail-export -j /home/jail --kubernetes jail.yaml --image registry.example/jail:1
+  jail-export -j /home/jail --kubernetes jail.yaml \\
+    --image registry.example/jail:1
 
 Exit status: 0 done, 1 the work failed, 2 usage, 3 bad policy, 4 refused as unsafe.";
 
@@ -314,6 +317,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
-        assert!(EXAMPLE.lines().all(|line| line.chars().count() <= 105));
+        assert!(EXAMPLE.lines().all(|line| line.starts_with("Exit status") || line.chars().count() <= 80));
     }
 }

@@ -11,6 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use jail_provision::text;
 use tar::{Archive, Entry, EntryType, PaxExtensions};
 
+use super::source::reason;
+
 /// What one entry takes on a disk at least, and so what it is counted as: a million empty files are four gigabytes.
 const BLOCK: u64 = 4096;
 
@@ -117,7 +119,7 @@ pub(super) fn read(layer: &mut dyn Read, budget: &mut Budget, visit: &mut Visit<
 
 #[allow(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
 fn broken(error: io::Error) -> String {
-    format!("a layer is no tar archive: {}", text::reason(&error))
+    format!("a layer is no tar archive: {}", reason(&error))
 }
 
 fn entries(stream: &mut dyn Read, budget: &mut Budget, visit: &mut Visit<'_>) -> Result<(), String> {
@@ -174,8 +176,7 @@ impl Long {
 
     fn pax(&mut self, bytes: &[u8]) -> Result<(), String> {
         for extension in PaxExtensions::new(bytes) {
-            let extension =
-                extension.map_err(|e| format!("a pax record is malformed: {}", text::reason(&e)))?;
+            let extension = extension.map_err(|e| format!("a pax record is malformed: {}", reason(&e)))?;
             match extension.key_bytes() {
                 b"path" => self.path = Some(extension.value_bytes().to_vec()),
                 b"linkpath" => self.target = Some(extension.value_bytes().to_vec()),
@@ -206,7 +207,7 @@ fn content(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, String> {
         return Err(format!("it has a header of {size} bytes"));
     }
     let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).map_err(|e| format!("a layer is no tar archive: {}", text::reason(&e)))?;
+    entry.read_to_end(&mut bytes).map_err(|e| format!("a layer is no tar archive: {}", reason(&e)))?;
     Ok(bytes)
 }
 

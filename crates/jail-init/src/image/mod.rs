@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 use self::layer::{Budget, Item, Kind, Visit};
 use self::merge::Tree;
-use self::source::{Layout, shown};
+use self::source::{Layout, reason, shown};
 use self::zstd::Frames;
 use crate::export::digesting::Digesting;
 use crate::oci::{self, BlobDigest, Descriptor};
@@ -243,7 +243,7 @@ fn read_layer(
     budget: &mut Budget,
     collect: &mut Visit<'_>,
 ) -> Result<()> {
-    let failed = |e: io::Error| layout.bad(format!("{what} cannot be read: {}", text::reason(&e)));
+    let failed = |e: io::Error| layout.bad(format!("{what} cannot be read: {}", reason(&e)));
     let exceeded = budget.exceeded();
     let bad = |why: String| {
         let error = layout.bad(format!("{what}: {why}"));
@@ -303,7 +303,7 @@ fn digest_of(content: &mut dyn Read) -> std::result::Result<Fingerprint, String>
             Ok(0) => return Ok(hash.finish()),
             Ok(got) => hash.update(&buffer[..got]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(format!("it cannot be read: {}", text::reason(&error))),
+            Err(error) => return Err(format!("it cannot be read: {}", reason(&error))),
         }
     }
 }

@@ -20,6 +20,7 @@ use jail_provision::{Processors, provision, text};
 
 use super::layer::{Budget, Item, Kind};
 use super::merge::{Tree, What};
+use super::source::reason;
 use super::{Image, unpacked};
 
 /// What has to be done to the jail.
@@ -358,7 +359,7 @@ impl<'a> Writing<'a> {
                 let mut bytes = Vec::with_capacity(usize::try_from(*size).unwrap_or(0));
                 content
                     .read_to_end(&mut bytes)
-                    .map_err(|e| Error::failed(format!("the image cannot be read: {}", text::reason(&e))))?;
+                    .map_err(|e| Error::failed(format!("the image cannot be read: {}", reason(&e))))?;
                 let job = Job { paths: paths.to_vec(), content: bytes };
                 let gone = |_| Error::failed("the thread that writes files has ended");
                 jobs.send(job).map_err(gone).map(|()| Vec::new())

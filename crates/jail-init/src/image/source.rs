@@ -24,6 +24,9 @@ use crate::oci::{self, BlobDigest, Descriptor, Index, Manifest};
 /// No description of an image is longer.
 const LONGEST_DOCUMENT: u64 = 8 << 20;
 
+/// No reason is longer that somebody reads.
+const LONGEST_REASON: usize = 120;
+
 /// No image has more blobs.
 const MOST_BLOBS: usize = 10_000;
 
@@ -280,6 +283,15 @@ pub(super) fn shown(words: &str) -> String {
     text::quote(Path::new(words))
 }
 
+/// Why an image cannot be read. The words of a library may quote the archive's bytes, whole headers and escape sequences for
+/// the reader's terminal among them.
+pub(super) fn reason(error: &io::Error) -> String {
+    let words = text::reason(error);
+    let words = words.split(" when getting ").next().unwrap_or_default();
+    let words: String = words.chars().take(LONGEST_REASON).collect();
+    text::encode(Path::new(&words))
+}
+
 fn stamp(file: &File) -> io::Result<FileStamp> {
     let stat = file.metadata()?;
     let whole = |number: u64| i64::from_ne_bytes(number.to_ne_bytes());
@@ -296,7 +308,7 @@ fn stamp(file: &File) -> io::Result<FileStamp> {
 /// The regular files of the outer archive. Only headers are read; names longer than a header holds are none of ours.
 fn names(path: &Path, file: &File) -> Result<HashMap<Vec<u8>, (u64, u64)>> {
     let bad = |e: io::Error| {
-        Error::failed(format!("{} is no archive of an image: {}", text::quote(path), text::reason(&e)))
+        Error::failed(format!("{} is no archive of an image: {}", text::quote(path), reason(&e)))
             .hint("podman save --format oci-archive -o FILE.tar IMAGE makes one")
     };
     let mut archive = Archive::new(file);
