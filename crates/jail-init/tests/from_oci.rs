@@ -458,7 +458,7 @@ fn hostile_images_are_refused() {
 #[test]
 fn what_an_archive_says_reaches_no_terminal_as_it_is() {
     let evil = |header: &mut Header| {
-        header.as_old_mut().name[..8].copy_from_slice(b"\x1b]0;ha\x07");
+        header.as_old_mut().name[..7].copy_from_slice(b"\x1b]0;ha\x07");
         header.as_old_mut().size[..8].copy_from_slice(b"\x1b[2J\nxxx");
     };
     let (scratch, file) = with(vec![Layer::new().raw(evil)]);

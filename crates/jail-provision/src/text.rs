@@ -75,6 +75,17 @@ pub fn decode(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(bytes)))
 }
 
+/// A word as a shell takes it, for a line that somebody may paste: whoever chose the word chooses no second command.
+#[must_use]
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let shown = if word.chars().any(char::is_control) { encode(Path::new(word)) } else { word.to_owned() };
+    format!("'{}'", shown.replace('\'', "'\\''"))
+}
+
 /// The reason of an I/O error without Rust's ` (os error 28)`, lower case.
 #[must_use]
 pub fn reason(error: &std::io::Error) -> String {
@@ -125,6 +136,20 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_stays_one_word_for_a_shell() {
+        for (word, shown) in [
+            ("/bin/sh", "/bin/sh"),
+            ("", "''"),
+            ("x; rm -rf ~", "'x; rm -rf ~'"),
+            ("$(id)", "'$(id)'"),
+            ("it's", "'it'\\''s'"),
+            ("a\nb", "'a\\x0ab'"),
+        ] {
+            assert_eq!(shell_word(word), shown);
+        }
+    }
 
     #[test]
     fn any_name_comes_back() {

