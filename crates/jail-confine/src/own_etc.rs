@@ -4,7 +4,7 @@
 //! The jail's nsswitch.conf may name modules, and its copies of hosts and resolv.conf are as old as the last jail-update.
 //! The cell's lie on its scratch space, are root's and are mounted over the jail's. The host renaming a new file over one
 //! of the jail's takes such a mount away, and a laptop's network changes under a running cell: so each login puts back
-//! what is missing and writes anew what has changed.
+//! what is missing and covers what has changed.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,7 +12,6 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat2, stat, unlinkat};
 use rustix::io::Errno;
 
 use crate::admission::{Admission, BELOW, read_all};
-use crate::cell::blueprint::Privilege;
 use crate::cell::root;
 use crate::policy::Policy;
 use crate::policy::values::Network;
@@ -92,7 +91,7 @@ fn of_host(path: &str) -> Option<Vec<u8>> {
 /// Brings the files of a cell that was found running, and has been joined, up to date.
 ///
 /// # Errors
-/// If one is missing or old and cannot be mounted or written.
+/// If one is missing or old and cannot be mounted.
 pub(crate) fn refresh(files: &[OwnFile]) -> Result<()> {
     for file in files {
         let doing = || format!("bring the cell's own /etc/{} up to date", file.name);
@@ -104,11 +103,8 @@ pub(crate) fn refresh(files: &[OwnFile]) -> Result<()> {
 /// The working directory is the root of the namespace just joined (setns(2)).
 fn refresh_one(file: &OwnFile) -> std::result::Result<(), Errno> {
     let path = format!("etc/{}", file.name);
-    let open = |access: OFlags| {
-        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        openat2(CWD, &path, flags, Mode::empty(), BELOW)
-    };
-    let there = match open(OFlags::RDONLY) {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let there = match openat2(CWD, &path, flags, Mode::empty(), BELOW) {
         Ok(there) => there,
         // The jail has none, or what it has is no plain file: there was nothing to mount the cell's own on.
         Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(()),
@@ -117,12 +113,11 @@ fn refresh_one(file: &OwnFile) -> std::result::Result<(), Errno> {
     if !is_the_cells_own(&there)? {
         return put_back(file);
     }
-    if read_all(&there).is_ok_and(|text| text == file.content) {
-        return Ok(());
+    match read_all(&there) {
+        Ok(text) if text == file.content => Ok(()),
+        // The mount is read-only, so a newer one goes on top; nobody ever reads half a file.
+        _ => put_back(file),
     }
-    let there = open(OFlags::WRONLY)?;
-    rustix::fs::ftruncate(&there, 0)?;
-    root::write_all(there.as_fd(), &file.content)
 }
 
 /// On the scratch space, as /run is, and not a file of the jail's.
@@ -139,7 +134,7 @@ fn put_back(file: &OwnFile) -> std::result::Result<(), Errno> {
     let (run, etc) = (directory("run")?, directory("etc")?);
     // Only root writes to /run; two logins at once have two numbers.
     let name = format!(".{}-{}", file.name, std::process::id());
-    root::own_file(run.as_fd(), &name, etc.as_fd(), file, Privilege::Root)?;
+    root::own_file(run.as_fd(), &name, etc.as_fd(), file)?;
     unlinkat(&run, name.as_str(), AtFlags::empty())
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     for bind in &blueprint.binds {
         cell.attach(bind)?;
     }
-    cell.own_files(&blueprint.files, &scratch, blueprint.privilege)?;
+    cell.own_files(&blueprint.files, &scratch)?;
     cell.mount_on(scratch.part("tmp").while_(|| "mount /tmp".into())?, b"/tmp", Kind::Directory)?;
     for attachment in &blueprint.brought {
         cell.bring(attachment, blueprint)?;
@@ -300,7 +300,7 @@ impl Interior<'_> {
     }
 
     /// Files of the cell's own over those of the jail.
-    fn own_files(&self, files: &[OwnFile], scratch: &Scratch, privilege: Privilege) -> Result<()> {
+    fn own_files(&self, files: &[OwnFile], scratch: &Scratch) -> Result<()> {
         let doing = || "show the cell's own files of /etc".to_owned();
         let etc = match self.target(b"/etc", Kind::Directory) {
             Ok(etc) => etc,
@@ -309,7 +309,7 @@ impl Interior<'_> {
             Err(why) => return Err(why),
         };
         for file in files {
-            own_file(scratch.tmpfs, file.name, etc, file, privilege).while_(doing)?;
+            own_file(scratch.tmpfs, file.name, etc, file).while_(doing)?;
         }
         Ok(())
     }
@@ -322,16 +322,13 @@ pub(crate) fn own_file(
     name: &str,
     etc: BorrowedFd<'_>,
     file: &OwnFile,
-    privilege: Privilege,
 ) -> std::result::Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = leak(openat2(scratch, name, flags, Mode::from_raw_mode(0o644), BELOW)?);
     write_all(made, &file.content)?;
     let tree = clone_of(scratch, name)?;
-    if privilege == Privilege::UserNamespace {
-        // Its mode keeps nobody out where all files are the caller's.
-        set_attributes(tree, attributes::READ_ONLY, 0, Reach::Single)?;
-    }
+    // Its mode keeps nobody out where all files are the caller's.
+    set_attributes(tree, attributes::READ_ONLY, 0, Reach::Single)?;
     match attach_named(tree, etc, file.name.as_bytes()) {
         Err(Errno::INVAL | Errno::LOOP) if !is_plain_file(etc, file.name)? => Ok(()),
         Err(Errno::NOENT) => Ok(()),
@@ -387,7 +384,7 @@ impl Scratch {
     }
 }
 
-pub(crate) fn write_all(file: BorrowedFd<'_>, mut content: &[u8]) -> std::result::Result<(), Errno> {
+fn write_all(file: BorrowedFd<'_>, mut content: &[u8]) -> std::result::Result<(), Errno> {
     while !content.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(file, content))?;
         content = content.get(written..).ok_or(Errno::IO)?;
