@@ -241,7 +241,8 @@ fn the_question_is_roots_alone(scratch: &Scratch) -> Done {
         &format!("{}; ulimit -S -n 64; ulimit -S -v 500000; exec 7</etc/hostname", over(&path)),
         "id -un",
     );
-    assert_eq!(said.text(), user.name, "{}", said.errors());
+    let logged = || scratch.syslog().with(&user.uid.to_string()).join("");
+    assert_eq!(said.text(), user.name, "{} {}", said.errors(), logged());
     let (pid, meddled) = meddler.join().expect("joins");
     assert!(!pid.is_empty() && meddled == "0", "of the meddling only a failed trace is told: {meddled}");
     let facts = std::fs::read_to_string(format!("{path}.out")).expect("there");

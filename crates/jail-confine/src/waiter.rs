@@ -157,8 +157,8 @@ fn hang_up(terminal: Terminal, child: i32) {
         || process::kill(-child, SIGHUP).is_ok()
         || process::kill(child, SIGHUP).is_ok();
     if !told {
-        // It has ended meanwhile; the loop hears of that.
-        return;
+        // It has ended meanwhile, and the loop hears of that; or it is still root's and on its way to the user's program,
+        // where it may not be told (kill(2), EPERM), and the moment has to do.
     }
     process::alarm(GRACE_SECONDS);
 }
