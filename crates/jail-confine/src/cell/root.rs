@@ -15,6 +15,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::blueprint::{Attachment, Blueprint, DEVICES, Execution, Kind, Privilege};
 use super::layers::Layers;
@@ -63,6 +64,7 @@ const MASKED: [&str; 8] = [
 pub(crate) fn build(blueprint: &Blueprint) -> Result<()> {
     // The directory modes below are meant as they are written.
     rustix::process::umask(Mode::empty());
+    room_for_descriptors(blueprint.privilege).while_(|| "make room for descriptors".into())?;
     rustix::system::sethostname(blueprint.hostname.as_bytes()).while_(|| "set the host name".into())?;
     if blueprint.way_out.is_some() {
         jail_sys::net::bring_loopback_up().while_(|| "bring up the loopback interface".into())?;
@@ -390,6 +392,23 @@ fn write_all(file: BorrowedFd<'_>, mut content: &[u8]) -> std::result::Result<()
         content = content.get(written..).ok_or(Errno::IO)?;
     }
     Ok(())
+}
+
+/// Every mount keeps its descriptor until all are closed at once: more than a caller's limit may allow, which comes along.
+/// The user's program has the caller's limit still: it does not come from this process.
+fn room_for_descriptors(privilege: Privilege) -> std::result::Result<(), Errno> {
+    const ENOUGH: u64 = 1024;
+    let now = getrlimit(Resource::Nofile);
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|most| most >= ENOUGH);
+    if is_enough(now.current) {
+        return Ok(());
+    }
+    let maximum = match privilege {
+        Privilege::Root if !is_enough(now.maximum) => Some(ENOUGH),
+        Privilege::Root | Privilege::UserNamespace => now.maximum,
+    };
+    let current = Some(maximum.map_or(ENOUGH, |most| most.min(ENOUGH)));
+    setrlimit(Resource::Nofile, Rlimit { current, maximum })
 }
 
 /// A detached copy of what is at `name` of a file system of our own.
