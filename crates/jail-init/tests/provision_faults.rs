@@ -32,6 +32,8 @@ const LEFT_OUT: &[&str] = &[
     "set_tid_address",
     // Cannot fail once the machine has started; the standard library says so with a panic.
     "getrandom",
+    // A process always may read its own limits (prlimit(2)), and rustix says so with a panic.
+    "prlimit64",
 ];
 
 #[test]
