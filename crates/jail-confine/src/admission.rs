@@ -68,6 +68,34 @@ impl Jail {
     pub fn layers(&self) -> impl Iterator<Item = &OwnedFd> {
         std::iter::once(&self.directory).chain(self.base.as_ref().map(|base| &base.directory))
     }
+
+    /// The same jail by descriptors of the mount namespace that this process is in now: those of one that was left cannot
+    /// be mounted from.
+    ///
+    /// # Errors
+    /// If it is not the same any more.
+    pub fn reopen(&self) -> Result<Self> {
+        let directory = reopen(&self.path, self.identity)?;
+        let base = self.base.as_ref().map(Base::reopen).transpose()?;
+        Ok(Self {
+            path: self.path.clone(),
+            name: self.name.clone(),
+            directory,
+            identity: self.identity,
+            base,
+        })
+    }
+}
+
+/// Opens a directory again by its path, if it is the same.
+pub(crate) fn reopen(path: &Path, known: (u64, u64)) -> Result<OwnedFd> {
+    let doing = || format!("open '{}' again", path.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty()).or_refuse(What::Jail, doing)?;
+    if identity(&fstat(&directory).or_refuse(What::Jail, doing)?) != known {
+        return Err(Refusal::new(What::Jail, format!("'{}' was replaced meanwhile", path.display())));
+    }
+    Ok(directory)
 }
 
 /// Where the home comes from.
@@ -134,6 +162,29 @@ pub struct Admission {
     pub notes: Vec<String>,
     /// Whether the account's uid has one home in this jail.
     pub homes: Homes,
+}
+
+impl Admission {
+    /// Of a tool, which decides itself: an empty home, /bin/sh, and account files of the cell's own.
+    #[must_use]
+    pub fn of_a_tool(account: Account, jail: Jail, policy: Policy, account_files: AccountFiles) -> Self {
+        Self {
+            account,
+            jail,
+            home: EMPTY_HOME.as_bytes().to_vec(),
+            home_source: HomeSource::Empty,
+            policy,
+            shell: b"/bin/sh".to_vec(),
+            brought: Vec::new(),
+            host_root: None,
+            profile: None,
+            inside: Inside::Unknown,
+            account_files: Some(account_files),
+            tty_group: None,
+            notes: Vec::new(),
+            homes: Homes::One,
+        }
+    }
 }
 
 /// The homes in one jail of the names that share a uid. A cell shows one home, so it decides what a cell is known by.

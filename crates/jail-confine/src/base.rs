@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use jail_accounts::convention::jail_name;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, fstat};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::admission::{identity, read_all};
+use crate::admission::{identity, read_all, reopen};
 use crate::policy::file::BaseFile;
 use crate::refusal::{OrRefuse, Refusal, Result, What};
 use crate::trusted::{self, Trust};
@@ -31,6 +31,17 @@ pub struct Base {
     pub directory: OwnedFd,
     /// Locked shared: no update removes the generation while this is open somewhere.
     pub hold: OwnedFd,
+}
+
+impl Base {
+    /// As [`crate::admission::Jail::reopen`]. The generation was checked when it was opened first, and is held since.
+    pub(crate) fn reopen(&self) -> Result<Self> {
+        let doing = || format!("open the base '{}' again", self.path.display());
+        let known = fstat(&self.directory).or_refuse(What::Jail, doing)?;
+        let directory = reopen(&self.path.join(&self.generation), identity(&known))?;
+        let hold = self.hold.try_clone().or_refuse(What::Host, doing)?;
+        Ok(Self { path: self.path.clone(), generation: self.generation.clone(), directory, hold })
+    }
 }
 
 /// Opens the current generation of the base at `path`, whose state lies below `states`.

@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use jail_accounts::{group, passwd};
-use jail_confine::admission::Inside;
 use jail_confine::admission::{
-    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Homes, Jail, POLICY_FILE, STATE_DIRECTORY,
-    is_root_in_disguise, open_jail, read_entry_file,
+    Account, AccountFiles, Admission, EMPTY_HOME, Jail, POLICY_FILE, STATE_DIRECTORY, is_root_in_disguise,
+    open_jail, read_entry_file,
 };
 use jail_confine::base::Base;
 use jail_confine::cell::blueprint::Privilege;
@@ -410,7 +409,7 @@ pub(crate) fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Resul
     if caller.privilege == Privilege::UserNamespace {
         rootless::enter_user_namespace(caller.account.uid, caller.account.gid)?;
         // The descriptor belongs to the mount namespace that was left; the same directory is opened in the new one.
-        jail = reopen(&jail)?;
+        jail = jail.reopen()?;
     }
     Ok(Admission {
         home: home.as_bytes().to_vec(),
@@ -422,54 +421,7 @@ pub(crate) fn admit(caller: &Caller, place: &mut Place, policy: Policy) -> Resul
 
 /// What is the same for every run: an empty home, and account files of the cell's own.
 pub(crate) fn admission(caller: &Caller, jail: Jail, policy: Policy) -> Admission {
-    Admission {
-        account: caller.account.clone(),
-        jail,
-        home: EMPTY_HOME.as_bytes().to_vec(),
-        home_source: HomeSource::Empty,
-        policy,
-        shell: b"/bin/sh".to_vec(),
-        brought: Vec::new(),
-        host_root: None,
-        profile: None,
-        inside: Inside::Unknown,
-        account_files: Some(account_files(&caller.account)),
-        tty_group: None,
-        notes: Vec::new(),
-        homes: Homes::One,
-    }
-}
-
-fn reopen(jail: &Jail) -> Result<Jail> {
-    use rustix::fs::{Mode, OFlags, fstat, open};
-    let doing = || format!("open the jail '{}' again", jail.path.display());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = open(&jail.path, flags, Mode::empty()).or_refuse(What::Jail, doing)?;
-    let stat = fstat(&directory).or_refuse(What::Jail, doing)?;
-    if jail_confine::admission::identity(&stat) != jail.identity {
-        return Err(Refusal::new(
-            What::Jail,
-            format!("the jail '{}' was replaced meanwhile", jail.path.display()),
-        ));
-    }
-    let base = jail.base.as_ref().map(reopen_base).transpose()?;
-    Ok(Jail { path: jail.path.clone(), name: jail.name.clone(), directory, identity: jail.identity, base })
-}
-
-/// The generation was checked when it was opened first, and is held since.
-fn reopen_base(base: &Base) -> Result<Base> {
-    use rustix::fs::{Mode, OFlags, fstat, open};
-    let path = base.path.join(&base.generation);
-    let doing = || format!("open the base's '{}' again", path.display());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = open(&path, flags, Mode::empty()).or_refuse(What::Jail, doing)?;
-    let known = fstat(&base.directory).or_refuse(What::Jail, doing)?;
-    let stat = fstat(&directory).or_refuse(What::Jail, doing)?;
-    if (stat.st_dev, stat.st_ino) != (known.st_dev, known.st_ino) {
-        return Err(Refusal::new(What::Jail, format!("'{}' was replaced meanwhile", path.display())));
-    }
-    let hold = base.hold.try_clone().or_refuse(What::Host, doing)?;
-    Ok(Base { path: base.path.clone(), generation: base.generation.clone(), directory, hold })
+    Admission::of_a_tool(caller.account.clone(), jail, policy, account_files(&caller.account))
 }
 
 /// The cell's own passwd and group: root, the user, nobody.

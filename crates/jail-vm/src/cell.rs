@@ -6,9 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use jail_confine::admission::{
-    Account, AccountFiles, Admission, EMPTY_HOME, HomeSource, Homes, Inside, Jail, identity, open_jail,
-};
+use jail_confine::admission::{Account, AccountFiles, Admission, open_jail};
 use jail_confine::cell::blueprint::Privilege;
 use jail_confine::enter::{self, Bond, Entry, Program, Report};
 use jail_confine::invocation::Terminal;
@@ -185,41 +183,10 @@ fn admit(parts: &Parts<'_>, path: &Path, policy: Policy) -> Result<Admission> {
     if parts.privilege == Privilege::UserNamespace {
         rootless::enter_user_namespace(parts.account.uid, parts.account.gid)?;
         // The descriptor belongs to the mount namespace that was left; the same directory is opened in the new one.
-        jail = reopen(&jail)?;
+        jail = jail.reopen()?;
     }
-    Ok(Admission {
-        // None of the user's groups: QEMU has no use for what they may read.
-        account: Account { groups: Vec::new(), ..parts.account.clone() },
-        jail,
-        home: EMPTY_HOME.as_bytes().to_vec(),
-        home_source: HomeSource::Empty,
-        policy,
-        shell: b"/bin/sh".to_vec(),
-        brought: Vec::new(),
-        host_root: None,
-        profile: None,
-        inside: Inside::Unknown,
-        account_files: Some(AccountFiles { passwd: Vec::new(), group: Vec::new() }),
-        tty_group: None,
-        notes: Vec::new(),
-        homes: Homes::One,
-    })
-}
-
-fn reopen(jail: &Jail) -> Result<Jail> {
-    use rustix::fs::{Mode, OFlags, fstat, open};
-    let doing = || format!("open the jail '{}' again", jail.path.display());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = open(&jail.path, flags, Mode::empty()).or_refuse(What::Jail, doing)?;
-    if identity(&fstat(&directory).or_refuse(What::Jail, doing)?) != jail.identity {
-        let why = format!("the jail '{}' was replaced meanwhile", jail.path.display());
-        return Err(Refusal::new(What::Jail, why));
-    }
-    Ok(Jail {
-        path: jail.path.clone(),
-        name: jail.name.clone(),
-        directory,
-        identity: jail.identity,
-        base: None,
-    })
+    // None of the user's groups: QEMU has no use for what they may read.
+    let account = Account { groups: Vec::new(), ..parts.account.clone() };
+    let nobody = AccountFiles { passwd: Vec::new(), group: Vec::new() };
+    Ok(Admission::of_a_tool(account, jail, policy, nobody))
 }
