@@ -11,14 +11,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jail_sys::process::{self, Cloned, Exec};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, pidfd_send_signal, setrlimit, setsid, waitpid,
-};
+use rustix::process::{Pid, Resource, Signal, WaitOptions, pidfd_send_signal, setsid, waitpid};
 
+use crate::deadline::poll_until;
 use crate::refusal::{OrRefuse, Refusal, Result, What};
+use crate::rlimit::raise;
 use crate::trusted::{Top, Trust};
 
 /// Where `getent` may lie; nobody's PATH is asked.
@@ -108,7 +108,7 @@ fn alone(writing: &OwnedFd) -> std::result::Result<(), Errno> {
     rustix::process::chdir("/")?;
     // Away from the caller's terminal and its keys.
     setsid()?;
-    NEEDS.iter().try_for_each(|(resource, least)| allow(*resource, *least))?;
+    NEEDS.iter().try_for_each(|(resource, least)| raise(*resource, *least))?;
     process::block_all_signals(false)
 }
 
@@ -121,16 +121,6 @@ const NEEDS: [(Resource, u64); 5] = [
     (Resource::Nofile, 256),
     (Resource::Cpu, 60),
 ];
-
-fn allow(resource: Resource, least: u64) -> std::result::Result<(), Errno> {
-    let enough = |limit: Option<u64>| limit.is_none_or(|most| most >= least);
-    let now = getrlimit(resource);
-    let maximum = if enough(now.maximum) { now.maximum } else { Some(least) };
-    if enough(now.current) && maximum == now.maximum {
-        return Ok(());
-    }
-    setrlimit(resource, Rlimit { current: maximum, maximum })
-}
 
 fn read_until(reading: &OwnedFd, end: Option<Instant>) -> std::result::Result<Vec<u8>, String> {
     let mut answer = Vec::new();
@@ -150,19 +140,11 @@ fn read_until(reading: &OwnedFd, end: Option<Instant>) -> std::result::Result<Ve
 
 /// Waits until there is something to read, or for a pidfd until the process has ended.
 fn wait_until(fd: &OwnedFd, end: Option<Instant>) -> std::result::Result<(), String> {
-    loop {
-        let left = end.and_then(|end| end.checked_duration_since(Instant::now())).unwrap_or_default();
-        let patience = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or_default(),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        let mut line = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
-        match poll(&mut line, Some(&patience)) {
-            Ok(0) => return Err(format!("gave no answer in {} seconds", PATIENCE.as_secs())),
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(format!("cannot be heard: {errno}")),
-        }
+    let mut line = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+    match poll_until(&mut line, end.unwrap_or_else(Instant::now)) {
+        Ok(0) => Err(format!("gave no answer in {} seconds", PATIENCE.as_secs())),
+        Ok(_) => Ok(()),
+        Err(errno) => Err(format!("cannot be heard: {errno}")),
     }
 }
 

@@ -152,11 +152,9 @@ fn watch_child(watch: &Watch) -> Result<i32> {
 /// A session that leads its own terminal has heard it from the kernel. Not a second time: bash takes two hang-ups for a
 /// reason to die at once, without passing the first on to its jobs.
 fn hang_up(terminal: Terminal, child: i32) {
-    let told = matches!(terminal, Terminal::Ours { .. })
-        // The whole group: a shell without a terminal does not pass it on.
-        || process::kill(-child, SIGHUP).is_ok()
-        || process::kill(child, SIGHUP).is_ok();
-    if !told {
+    let leads = matches!(terminal, Terminal::Ours { .. });
+    // The whole group: a shell without a terminal does not pass it on.
+    if !leads && process::kill(-child, SIGHUP).is_err() && process::kill(child, SIGHUP).is_err() {
         // It has ended meanwhile, and the loop hears of that; or it is still root's and on its way to the user's program,
         // where it may not be told (kill(2), EPERM), and the moment has to do.
     }

@@ -127,8 +127,8 @@ impl Blueprint {
         let policy = &admission.policy;
         let host_parts =
             admission.host_root.as_ref().map(|parts| host_parts(admission, parts)).transpose()?;
-        // An overlay shows nothing of what is mounted below its lower directory, which much of a host's root is.
         let mut holds: Vec<OwnedFd> = hold_base(admission)?.into_iter().collect();
+        // An overlay shows nothing of what is mounted below its lower directory, which much of a host's root is.
         let changes = match policy.root {
             Root::Discard if host_parts.is_none() => changes(admission, privilege, &mut holds)?,
             _ => Changes::InPlace,

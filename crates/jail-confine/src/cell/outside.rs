@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use jail_sys::process::{self, Cloned, Exec, leak, namespaces};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags, access};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, waitpid};
@@ -20,6 +20,7 @@ use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior,
 use super::blueprint::Privilege;
 use crate::cgroup::Groups;
 use crate::confined::{self, Identity};
+use crate::deadline::poll_until;
 use crate::refusal::{OrRefuse, Refusal, Result, What};
 use crate::waiter;
 
@@ -211,22 +212,9 @@ fn hear(said: &OwnedFd) -> Result<()> {
 
 /// read(2), but `ETIMEDOUT` when nothing has come by then.
 fn read_until(from: &OwnedFd, to: &mut [u8], end: Instant) -> std::result::Result<usize, Errno> {
-    match wait_until(&mut [PollFd::new(from, PollFlags::IN)], end)? {
+    match poll_until(&mut [PollFd::new(from, PollFlags::IN)], end)? {
         0 => Err(Errno::TIMEDOUT),
         _ => rustix::io::retry_on_intr(|| rustix::io::read(from, &mut *to)),
-    }
-}
-
-/// poll(2) until a moment; how many of them have something.
-fn wait_until(on: &mut [PollFd<'_>], end: Instant) -> std::result::Result<usize, Errno> {
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
-        let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
-        match poll(on, Some(&left)) {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
     }
 }
 
@@ -295,7 +283,7 @@ fn stand(
         Cloned::Parent { pid, pidfd } => {
             let mut lines =
                 [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(alive, PollFlags::empty())];
-            wait_until(&mut lines, Instant::now() + PATIENCE)?;
+            poll_until(&mut lines, Instant::now() + PATIENCE)?;
             match rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::NOHANG))? {
                 Some((_, status)) => Ok(status.exit_status().unwrap_or(1)),
                 None => Err(Errno::TIMEDOUT),

@@ -15,13 +15,14 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 
 use super::blueprint::{Attachment, Blueprint, DEVICES, Execution, Kind, Privilege};
 use super::layers::Layers;
 use crate::admission::BELOW;
 use crate::own_etc::OwnFile;
 use crate::refusal::printable;
+use crate::rlimit::raise;
 
 /// What could not be built.
 #[derive(Debug)]
@@ -398,17 +399,13 @@ fn write_all(file: BorrowedFd<'_>, mut content: &[u8]) -> std::result::Result<()
 /// The user's program has the caller's limit still: it does not come from this process.
 fn room_for_descriptors(privilege: Privilege) -> std::result::Result<(), Errno> {
     const ENOUGH: u64 = 1024;
-    let now = getrlimit(Resource::Nofile);
-    let is_enough = |limit: Option<u64>| limit.is_none_or(|most| most >= ENOUGH);
-    if is_enough(now.current) {
-        return Ok(());
-    }
-    let maximum = match privilege {
-        Privilege::Root if !is_enough(now.maximum) => Some(ENOUGH),
-        Privilege::Root | Privilege::UserNamespace => now.maximum,
+    let least = match privilege {
+        Privilege::Root => ENOUGH,
+        Privilege::UserNamespace => {
+            getrlimit(Resource::Nofile).maximum.map_or(ENOUGH, |most| most.min(ENOUGH))
+        }
     };
-    let current = Some(maximum.map_or(ENOUGH, |most| most.min(ENOUGH)));
-    setrlimit(Resource::Nofile, Rlimit { current, maximum })
+    raise(Resource::Nofile, least)
 }
 
 /// A detached copy of what is at `name` of a file system of our own.
