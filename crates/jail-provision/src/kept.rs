@@ -3,17 +3,17 @@
 //! They lie beside the state of the caller's jails. A disk is written by its guest alone, and so is never mounted or looked
 //! into on the host: it is made, handed to QEMU as bytes, measured and removed.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::text;
+use crate::state::State;
+use crate::{takedown, text};
 
 /// The directory below the state of jails; no jail's name begins with a dot.
 const DIRECTORY: &str = ".machines";
@@ -100,7 +100,7 @@ impl Kept {
         let disk =
             rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io("open the disk", path, e))?;
         flock(disk.as_fd(), FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-            rustix::io::Errno::WOULDBLOCK => {
+            Errno::WOULDBLOCK => {
                 let who = self.note().map_or_else(String::new, |note| format!(" (pid {})", note.pid));
                 Error::failed(format!("the machine '{}' runs already{who}", self.name))
                     .hint("wait for its end, end it, or keep another under another name")
@@ -143,10 +143,12 @@ impl Kept {
                     Err(error) => Err(Error::io("run", Path::new(program), error)),
                 }
             })
-            .and_then(|()| std::fs::rename(&new, path).map_err(|e| Error::io("make the disk", path, e)));
-        if made.is_err() {
-            std::fs::remove_file(&new).unwrap_or_default();
-        }
+            .and_then(|()| match renameat_with(CWD, &new, CWD, path, RenameFlags::NOREPLACE) {
+                // Another first run was quicker, and may be at work on its disk: that is the machine's.
+                Err(Errno::EXIST) => Ok(()),
+                other => other.map_err(|e| Error::io("make the disk", path, e)),
+            });
+        std::fs::remove_file(&new).unwrap_or_default();
         made
     }
 
@@ -161,14 +163,8 @@ impl Kept {
                 .hint("jail-list shows those that are kept"));
         }
         let _lock = self.lock_patiently(&path)?;
-        std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-        match std::fs::remove_file(self.dir.join(NOTE)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &self.dir.join(NOTE), error));
-            }
-            _ => {}
-        }
-        std::fs::remove_dir(&self.dir).map_err(|e| Error::io("remove", &self.dir, e))
+        // With whatever a run left that was killed.
+        takedown::remove_tree(&self.dir)
     }
 
     /// What is known of it; `None` before its first run.
@@ -183,16 +179,9 @@ impl Kept {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, note: &Note) -> Result<()> {
-        let (path, new) = (self.dir.join(NOTE), self.dir.join(format!("{NOTE}.{}", std::process::id())));
         let bytes = serde_json::to_vec(note).map_err(|e| Error::failed(e.to_string()))?;
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .and_then(|mut file| file.write_all(&bytes))
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|e| Error::io("write", &path, e))
+        // Under the disk's lock, so that nobody else writes under the same temporary name.
+        State::at(&self.dir, &self.name).stage_bytes(self.dir.join(NOTE), &bytes, 0o600)?.commit()
     }
 }
 
@@ -241,6 +230,24 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_there_by_now_is_not_replaced() {
+        let dir = tempfile::tempdir().expect("scratch");
+        let kept = Kept::named(dir.path(), "m").expect("a name");
+        if !MKE2FS.iter().any(|program| Path::new(program).exists()) {
+            eprintln!("skipped because mke2fs is not installed");
+            return;
+        }
+        let path = dir.path().join(".machines/m/disk.img");
+        let first = kept.disk(64 << 20).expect("made");
+        // Another first run, which saw no disk a moment ago.
+        kept.make(&path, 64 << 20).expect("there is one");
+        let ino = |stat: rustix::fs::Stat| stat.st_ino;
+        let at = std::fs::metadata(&path).expect("there").ino();
+        assert_eq!(ino(rustix::fs::fstat(&first).expect("stat")), at, "the first run's disk was replaced");
+        assert_eq!(std::fs::read_dir(dir.path().join(".machines/m")).expect("listed").count(), 1);
+    }
+
+    #[test]
     fn a_disk_is_made_once_locked_listed_and_put_back() {
         let dir = tempfile::tempdir().expect("scratch");
         let kept = Kept::named(dir.path(), "m").expect("a name");
@@ -265,6 +272,8 @@ mod tests {
         let before = inode(&dir.path().join(".machines/m/disk.img"));
         drop(kept.disk(64 << 20).expect("found"));
         assert_eq!(inode(&dir.path().join(".machines/m/disk.img")), before);
+        // What runs left that were killed in the middle.
+        std::fs::write(dir.path().join(".machines/m/new-7"), "").expect("written");
         kept.reset().expect("put back");
         assert!(all(dir.path()).expect("listed").is_empty());
     }
