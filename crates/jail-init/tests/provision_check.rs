@@ -169,6 +169,18 @@ fn file_capabilities_that_nobody_asked_for() {
     );
 }
 
+/// Only the one directory that a run makes a new jail in is not looked into.
+#[test]
+fn a_name_like_ours_hides_nothing() {
+    let scratch = Scratch::new();
+    scratch.init(&["shell"]).ok();
+    let hidden = scratch.jail().join("usr/.jailwright-x");
+    fs::create_dir(&hidden).expect("made");
+    fs::write(hidden.join("planted"), "").expect("written");
+    fs::set_permissions(hidden.join("planted"), fs::Permissions::from_mode(0o4755)).expect("chmod");
+    assert!(findings(&scratch).contains(&"privileged /usr/.jailwright-x/planted".to_owned()));
+}
+
 #[test]
 fn account_lines_that_disagree() {
     let scratch = Scratch::new();

@@ -180,7 +180,7 @@ impl<'a> Checker<'a> {
                 if !ours.contains(path.as_os_str().as_bytes()) {
                     self.foreign_entry(&path, &mut findings);
                 }
-                if kind == FileType::Directory && !is_not_ours(&path) && !jailroot::is_leftover(&name) {
+                if kind == FileType::Directory && !is_not_ours(&path) && !jailroot::is_aside(&path) {
                     todo.push(path);
                 }
             }

@@ -984,6 +984,11 @@ fn temporary_name(name: &OsStr) -> OsString {
     OsString::from(format!("{TEMPORARY}{}", &digest.to_string()[..16]))
 }
 
+/// Whether a path is where a run makes a new jail, which is nobody's to look into before it is whole.
+pub(crate) fn is_aside(path: &Path) -> bool {
+    path.strip_prefix("/").is_ok_and(|name| name == Path::new(&fresh::name()))
+}
+
 /// Whether a name is one of ours that a killed run left.
 #[must_use]
 pub fn is_leftover(name: &OsStr) -> bool {
