@@ -18,6 +18,7 @@ mod listing;
 mod logging;
 mod names;
 mod private_network;
+mod privileged;
 mod roots;
 mod staying;
 mod strict;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         listing::TESTS,
         logging::TESTS,
         private_network::TESTS,
+        privileged::TESTS,
         roots::TESTS,
         staying::TESTS,
         strict::TESTS,

@@ -372,3 +372,23 @@ fn two_runs_at_once_both_succeed() {
     }
     scratch.on_jail("jail-check", &[]).ok();
 }
+
+#[test]
+fn attributes_of_the_content_come_along() {
+    let scratch = Scratch::new();
+    let file = scratch.host_file("noted", "content");
+    let set =
+        std::process::Command::new("setfattr").args(["-n", "user.note", "-v", "kept"]).arg(&file).status();
+    if !set.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no setfattr, or no attributes on this file system");
+        return;
+    }
+    scratch.section("own", format!("description = \"own\"\npaths = [\"{}\"]\n", file.display()));
+    scratch.init(&["own"]).ok();
+    let inside = scratch.jail().join(file.strip_prefix("/").expect("absolute"));
+    let out = std::process::Command::new("getfattr")
+        .args(["-n", "user.note", "--only-values"])
+        .arg(&inside)
+        .output();
+    assert_eq!(out.expect("getfattr").stdout, b"kept");
+}

@@ -289,7 +289,11 @@ impl JailRoot {
         if after != before {
             return Ok(Ok(None));
         }
-        temporary.set_owner_and_mode(meta)?;
+        match privilege {
+            // A change of owner takes capabilities away, so it cannot wait until the file is in place.
+            Privilege::Keep => drop(set_owner_and_mode(&temporary.fd, meta)?),
+            Privilege::Drop => temporary.set_owner_and_mode(meta)?,
+        }
         copy_attributes(&from.fd, &temporary.fd, privilege)?;
         set_mtime(&temporary.fd, after.mtime)?;
         temporary.begin_writing(after.size);
@@ -1121,17 +1125,21 @@ fn digest_file(file: &OpenFile, mut taking: Taking, buffer: &mut Vec<u8>) -> io:
 }
 
 const CAPABILITY: &str = "security.capability";
+/// `XATTR_LIST_MAX` (xattr(7)).
+const LONGEST_LIST: usize = 64 << 10;
 
 /// Carries over the attributes that belong to the content (`user.*`, the SELinux label), and file capabilities only if asked.
 /// Access lists name the host's users and stay behind.
 fn copy_attributes(from: &OwnedFd, to: &OwnedFd, privilege: Privilege) -> io::Result<()> {
-    let mut names = vec![0u8; 0];
-    let length = match retry(|| fs::flistxattr(from, &mut names[..])) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
-        other => other?,
+    // Of few bytes for nearly every file; asking for the length first would tell nothing of a buffer that holds nothing.
+    let mut names = vec![0u8; 256];
+    let length = loop {
+        match retry(|| fs::flistxattr(from, &mut names[..])) {
+            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
+            Err(Errno::RANGE) if names.len() < LONGEST_LIST => names.resize(LONGEST_LIST, 0),
+            other => break other?,
+        }
     };
-    names.resize(length, 0);
-    let length = retry(|| fs::flistxattr(from, &mut names[..]))?;
     for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()) {
         let wanted = name.starts_with(b"user.")
             || name == b"security.selinux"
