@@ -124,7 +124,7 @@ fn one(step: &Step, jail: &JailRoot, opened: &Opened) -> Result<Done> {
             return Ok((Some(file(record, &written, Some(source), false)), bytes));
         }
         Action::Link { source, .. } => {
-            if let Some(written) = jail.hard_link(path, source, opened)? {
+            if let Some(written) = jail.hard_link(path, source)? {
                 return Ok((Some(file(record, &written, Some(source), true)), 0));
             }
             let written = jail.copy_file(path, source, opened, step.meta, Privilege::Drop)?;

@@ -444,11 +444,10 @@ impl JailRoot {
     ///
     /// # Errors
     /// A system call failed for another reason.
-    pub fn hard_link(&self, inner: &Path, source: &Path, opened: &Opened) -> Result<Option<Written>> {
+    pub fn hard_link(&self, inner: &Path, source: &Path) -> Result<Option<Written>> {
         self.doing("link", inner, || {
-            let file = opened
-                .take(source)
-                .map_or_else(|| open_source(source), |from| Ok(OpenFile::of_plan(from)))?;
+            // Opened anew: what planning knew of its size would be digested under the state that it has by now.
+            let file = open_source(source)?;
             let before = file.stat;
             if before.mode & 0o6000 != 0 || file.has_capabilities()? {
                 return Ok(None);
@@ -474,10 +473,6 @@ impl JailRoot {
             }
             let digest = self.digest_of(&file, Taking::new())?;
             let stat = stat_of(file.fd.as_fd())?;
-            if (stat.dev, stat.ino) != (linked.dev, linked.ino) {
-                // It was another one for a moment between looking and opening.
-                return Err(io::Error::other("it was renamed while it was linked"));
-            }
             Ok(Some(Written { digest, stat, source: Some(stat) }))
         })
     }
