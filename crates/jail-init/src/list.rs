@@ -148,7 +148,7 @@ fn machine_as_text(machine: &kept::Told) -> String {
     format!(
         "machine {}\n  jail       {}\n  disk       {} of {}\n  memory     {}\n  state      {state}\n",
         machine.name,
-        machine.note.jail,
+        text::encode(Path::new(&machine.note.jail)),
         say::size(machine.used),
         say::size(machine.size),
         say::size(machine.note.memory)

@@ -1,7 +1,7 @@
 //! Digests, as text of 64 hexadecimal digits: SHA-256 for names and images, BLAKE3 for the content of files.
 //!
 //! A jail's files are digested while they are copied, and a third of a provisioning was SHA-256; BLAKE3 is as hard to
-//! deceive and takes a quarter of the time (docs/decisions/0004). Manifests of before keep their SHA-256 until a file is
+//! deceive and takes a quarter to two fifths of the time (docs/decisions/0004). Manifests of before keep their SHA-256 until a file is
 //! written anew.
 
 use std::fmt;

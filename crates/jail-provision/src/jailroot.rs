@@ -12,10 +12,11 @@
 //! - **A file is made under a temporary name, `O_EXCL`, mode 0600, and gets its content, owner, mode, attributes and times
 //!   through the descriptor, in that order; then it is renamed.** Nobody can open it half done, a planted link under the
 //!   temporary name is an error and not a target, and a run that dies leaves the old file or the new one. Owner before mode:
-//!   chown clears set-uid bits, and a set-uid bit must never exist under a wrong owner.
+//!   chown clears set-uid bits, and a set-uid bit must never exist under a wrong owner. In a new jail, which nobody else can
+//!   enter yet (see `fresh`), a file without such bits has its own name and mode at once.
 //! - **set-uid, set-gid and file capabilities are dropped unless the section asks for them**, and a hard link is never made
 //!   to a file that has them: it would be the host's own set-uid file in the jail.
-//! - **A file is read again if it changed while it was copied**, told by its size, mtime and ctime before and after.
+//! - **A file is read again if it changed while it was copied**, told by its whole state before and after.
 
 mod fresh;
 

@@ -2,7 +2,7 @@
 //!
 //! Where others may look, a file needs a temporary name and a mode that keeps them out until it is done. In here none of that
 //! is needed, which saves a third of the system calls of a provisioning: a file gets its own name and mode at once. What
-//! holds for every jail holds here too: a run that dies leaves nothing at any path of the jail (or all of it), and what it
+//! holds for every jail holds here too: a run that dies leaves nothing at any path of the jail (or whole top directories), and what it
 //! leaves under the one name below, the next run removes.
 
 use std::ffi::OsStr;
