@@ -68,10 +68,19 @@ impl Tree {
 
     /// The guest has given a file one name more, and is told of it by the same number: it is one file.
     pub(super) fn linked(&mut self, number: u64, parent: u64, name: &[u8]) -> Result<u64> {
-        let Some(node) = self.nodes.get_mut(&number) else { return self.tell(parent, name) };
-        node.told = node.told.saturating_add(1);
-        node.places.push((parent, name.to_vec()));
-        self.numbers.insert((parent, name.to_vec()), number);
+        if !self.nodes.contains_key(&number) {
+            return self.tell(parent, name);
+        }
+        // What had the name is gone, or the link could not have been made.
+        self.removed(parent, name);
+        // Every name of every file has its number here: names, too, are bounded.
+        if self.numbers.len() >= MOST {
+            return Err(Errno::NFILE);
+        }
+        self.place(Some(number), (parent, name));
+        if let Some(node) = self.nodes.get_mut(&number) {
+            node.told = node.told.saturating_add(1);
+        }
         Ok(number)
     }
 
@@ -227,6 +236,30 @@ mod tests {
         assert_eq!(tree.place_of(&root, file).map(|place| place.name), Ok(b"three".to_vec()));
         tree.removed(ROOT, b"three");
         assert_eq!(tree.place_of(&root, file).err(), Some(Errno::STALE));
+    }
+
+    /// Names in a directory that it lets go of, and is told of by another number the next time.
+    #[test]
+    fn a_guest_that_links_without_end_is_stopped() {
+        let mut tree = Tree::default();
+        let file = tree.tell(ROOT, b"file").expect("told");
+        let stopped = (0..=MOST).find(|_| {
+            let directory = tree.tell(ROOT, b"directory").expect("told");
+            let linked = tree.linked(file, directory, b"name");
+            tree.forget(directory, 1);
+            linked.is_err()
+        });
+        assert!(stopped.is_some() && tree.numbers.len() <= MOST, "{stopped:?}");
+    }
+
+    #[test]
+    fn a_name_that_another_had_is_the_new_ones_alone() {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("opened");
+        let mut tree = Tree::default();
+        let (old, new) = (tree.tell(ROOT, b"name").expect("told"), tree.tell(ROOT, b"new").expect("told"));
+        // The host has removed the first meanwhile, or the link could not have been made.
+        assert_eq!(tree.linked(new, ROOT, b"name"), Ok(new));
+        assert_eq!(tree.place_of(&root, old).err(), Some(Errno::STALE));
     }
 
     #[test]
