@@ -1,7 +1,8 @@
 //! The jail's tree as an image: made once a state of the tree, shared by every machine and every user of the jail.
 //!
 //! Being shared, it holds only what every one of them may read anyway: a directory that belongs to somebody else than the
-//! jail (a home) is there but empty, and a file that not everybody may read is left out. set-uid and set-gid are taken off,
+//! jail (a home) is there but empty, as is one that everybody may write (/tmp): who writes there would say what root reads
+//! here, and how much of it. A file that not everybody may read is left out. set-uid and set-gid are taken off,
 //! devices, sockets and pipes are left out: the cell inside brings its own /dev and honours no such bits.
 
 use std::ffi::OsStr;
@@ -44,9 +45,13 @@ pub fn directory(cache: &Path, jail: &OwnedFd, path: &Path) -> Result<PathBuf> {
     Shelf { cache, kind: "tree" }.get(&tree.state, |dir| {
         write(&dir.join(IMAGE), |out| {
             write_image(out, &tree.inodes, |index| {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
                 let fd = rustix::fs::openat2(jail, &tree.paths[index], flags, Mode::empty(), resolve)?;
+                let mode = rustix::fs::fstat(&fd)?.st_mode;
+                if FileType::from_raw_mode(mode) != FileType::RegularFile || mode & 0o004 == 0 {
+                    return Err(std::io::Error::other("a file of the jail was replaced meanwhile"));
+                }
                 Ok(File::from(fd))
             })
         })
@@ -85,7 +90,7 @@ impl Tree {
             };
             let descends = matches!(body, Body::Directory(_))
                 && stat.st_uid == self.owner
-                && stat.st_mode & 0o005 == 0o005;
+                && stat.st_mode & 0o007 == 0o005;
             let child = self.add(&stat, &path, index, body);
             children.push((name.clone(), child));
             if descends {
@@ -141,6 +146,7 @@ mod tests {
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir(at("bin")).expect("made");
+        std::fs::set_permissions(at("bin"), std::fs::Permissions::from_mode(0o755)).expect("chmod");
         std::fs::write(at("bin/tool"), vec![7; 10_000]).expect("written");
         std::fs::write(at("secret"), "s").expect("written");
         std::fs::set_permissions(at("secret"), std::fs::Permissions::from_mode(0o600)).expect("chmod");
@@ -169,6 +175,22 @@ mod tests {
         assert_eq!(&bytes[1024..1028], &0xE0F5_E1E2_u32.to_le_bytes());
         assert_eq!(bytes.len() % 4096, 0);
         assert!(!bytes.windows(6).any(|part| part == b"secret"), "what not everybody may read is not in it");
+    }
+
+    #[test]
+    fn what_everybody_may_write_is_empty_and_changes_no_image() {
+        let (jail, cache) = (jail(), tempfile::tempdir().expect("scratch"));
+        let tmp = jail.path().join("tmp");
+        std::fs::create_dir(&tmp).expect("made");
+        std::fs::set_permissions(&tmp, std::fs::Permissions::from_mode(0o1777)).expect("chmod");
+        let make = || directory(cache.path(), &open(jail.path()), jail.path()).expect("made");
+        let first = make();
+        std::fs::write(tmp.join("planted"), "PLANTED").expect("written");
+        assert_eq!(make(), first);
+        let bytes = std::fs::read(first.join(IMAGE)).expect("there");
+        assert!(
+            bytes.windows(3).any(|part| part == b"tmp") && !bytes.windows(7).any(|part| part == b"PLANTED")
+        );
     }
 
     /// The kernel is the judge, where it knows the file system and we may mount.
