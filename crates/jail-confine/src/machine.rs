@@ -133,6 +133,10 @@ pub(crate) fn hand_over(admission: &Admission, invocation: &Invocation) -> Resul
     argv.push(admission.jail.path.as_os_str().as_bytes().to_vec());
     let c_string = |bytes: &[u8]| CString::new(bytes).or_refuse(What::Host, doing);
     let argv = argv.iter().map(|word| c_string(word)).collect::<Result<Vec<_>>>()?;
+    // It is that program's parent from here on, which asks who it is: who is gone by now cannot be asked for.
+    if rustix::process::getppid() != invocation.parent {
+        return Err(Refusal::new(What::Host, "the connection was cut before the machine was there"));
+    }
     let exec = Exec::new(c_string(program.as_os_str().as_bytes())?, argv, Vec::new());
     let errno = exec.run();
     Err(Refusal::new(What::Host, format!("cannot execute '{}': {errno}", program.display())))
