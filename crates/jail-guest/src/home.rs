@@ -4,7 +4,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use jail_sys::process::{self, Cloned};
-use jail_wire::HOME_PORT;
+use jail_wire::{HOME_PORT, LONGEST_HOME_DATA, LONGEST_HOME_REQUEST};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,8 +16,6 @@ use crate::machine;
 
 /// Where it is mounted; the cell takes it from there.
 pub(crate) const HOME: &str = "/home";
-/// The kernel's questions are read whole: a write with its data is the longest.
-const LONGEST: usize = (128 << 10) + (16 << 10);
 
 /// Mounts the home. Its questions are answered from now on, by a process of its own.
 pub(crate) fn start() -> Result<()> {
@@ -28,7 +26,7 @@ pub(crate) fn start() -> Result<()> {
     machine::directory(HOME)?;
     // Modes and owners are the host's, and the kernel here checks them; the host does so as well, as the user.
     let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read=131072",
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={LONGEST_HOME_DATA}",
         kernel.as_raw_fd()
     );
     let options = std::ffi::CString::new(options).map_err(|_| "a number with a zero in it".to_owned())?;
@@ -79,7 +77,7 @@ impl Carrier {
     }
 
     fn ask(&mut self) -> Result<()> {
-        self.question.resize(LONGEST, 0);
+        self.question.resize(LONGEST_HOME_REQUEST, 0);
         self.sent = 0;
         match rustix::io::read(&self.kernel, &mut self.question) {
             Ok(count) => self.question.truncate(count),

@@ -2,7 +2,7 @@
 //!
 //! That /dev/kvm can be opened says little: on some hosts QEMU ends over it, on others a guest hangs (nested machines,
 //! other hypervisors below). So the first start on a host is tried: a machine is booted to the first word of its guest. The
-//! verdict is kept until the host boots anew, or kernel or QEMU change.
+//! verdict is kept for each user until the host boots anew, or kernel or QEMU change.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -14,8 +14,8 @@ use jail_confine::refusal::{OrRefuse, Refusal, Result, What, printable};
 use jail_provision::digest::Digest;
 use rustix::fs::{Mode, OFlags};
 
-use crate::cell::{self, Home, Parts};
-use crate::files::stamp;
+use crate::cell::{self, Parts, QemuJail};
+use crate::files::{stamp, write};
 use crate::machine::{Accelerator, DEFAULT_MEMORY, Machine, PROGRAM};
 use crate::relay;
 
@@ -38,8 +38,8 @@ pub struct Choice {
 ///
 /// # Errors
 /// A policy that wants the processor on a host where that does not work.
-pub fn choose(parts: &Parts<'_>, home: &Home, rate: Option<u64>) -> Result<Choice> {
-    let why = match open().and_then(|kvm| try_once(parts, home, kvm)) {
+pub fn choose(parts: &Parts<'_>, qemu: &QemuJail, rate: Option<u64>) -> Result<Choice> {
+    let why = match open().and_then(|kvm| try_once(parts, qemu, kvm)) {
         Ok(kvm) => return Ok(Choice { accelerator: Accelerator::Kvm(kvm), note: None }),
         Err(why) => why,
     };
@@ -64,12 +64,12 @@ fn open() -> std::result::Result<OwnedFd, String> {
 }
 
 /// What is known of this host, or the trial.
-fn try_once(parts: &Parts<'_>, home: &Home, kvm: OwnedFd) -> std::result::Result<OwnedFd, String> {
+fn try_once(parts: &Parts<'_>, qemu: &QemuJail, kvm: OwnedFd) -> std::result::Result<OwnedFd, String> {
     let known = parts.cache.join("machines").join(format!("kvm-{}", state(parts)?));
     let verdict = match std::fs::read_to_string(&known) {
         Ok(verdict) => verdict,
         Err(_) => {
-            let verdict = trial(parts, home, &kvm).err().unwrap_or_else(|| WORKS.to_owned());
+            let verdict = trial(parts, qemu, &kvm).err().unwrap_or_else(|| WORKS.to_owned());
             keep(&known, &verdict);
             verdict
         }
@@ -80,26 +80,24 @@ fn try_once(parts: &Parts<'_>, home: &Home, kvm: OwnedFd) -> std::result::Result
 /// What the verdict depends on.
 fn state(parts: &Parts<'_>) -> std::result::Result<String, String> {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let state = [boot, stamp(Path::new(PROGRAM))?, stamp(&parts.boot)?, stamp(Path::new(KVM))?].concat();
+    // It is tried with the user's limits, and so says nothing of others.
+    let user = parts.account.uid.to_le_bytes().to_vec();
+    let state =
+        [boot, stamp(Path::new(PROGRAM))?, stamp(&parts.boot)?, stamp(Path::new(KVM))?, user].concat();
     Ok(Digest::of(&state).to_string().chars().take(20).collect())
 }
 
 /// By a new name first: another start may look at it now. One that cannot be kept is tried again next time.
 fn keep(path: &Path, verdict: &str) {
     let new = path.with_extension(std::process::id().to_string());
-    let made = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&new)
-        .and_then(|mut file| file.write_all(verdict.as_bytes()))
-        .and_then(|()| std::fs::rename(&new, path));
-    if made.is_err() {
+    let written = write(&new, |out| out.write_all(verdict.as_bytes()));
+    if written.is_err() || std::fs::rename(&new, path).is_err() {
         std::fs::remove_file(&new).unwrap_or_default();
     }
 }
 
 /// Boots a guest to its first word.
-fn trial(parts: &Parts<'_>, home: &Home, kvm: &OwnedFd) -> std::result::Result<(), String> {
+fn trial(parts: &Parts<'_>, qemu: &QemuJail, kvm: &OwnedFd) -> std::result::Result<(), String> {
     let doing = || format!("use '{KVM}'");
     let kvm = kvm.try_clone().or_refuse(What::Host, doing).map_err(|refusal| refusal.why)?;
     let machine = Machine {
@@ -110,7 +108,7 @@ fn trial(parts: &Parts<'_>, home: &Home, kvm: &OwnedFd) -> std::result::Result<(
         disk: None,
         network: false,
     };
-    let running = cell::start(parts, home, &machine).map_err(|refusal| refusal.why)?;
+    let running = cell::start(parts, qemu, &machine).map_err(|refusal| refusal.why)?;
     let heard = relay::first_word(&running, Instant::now() + PATIENCE);
     running.end();
     match heard {

@@ -46,7 +46,7 @@ pub struct Parts<'a> {
 
 /// The jail that QEMU runs in, which is not cleared away while this lives.
 #[derive(Debug)]
-pub struct Home {
+pub struct QemuJail {
     path: PathBuf,
     _kept: ThrowawayJail,
 }
@@ -55,7 +55,7 @@ pub struct Home {
 ///
 /// # Errors
 /// A host without QEMU, or a jail that cannot be made.
-pub fn home(parts: &Parts<'_>) -> Result<Home> {
+pub fn qemu_jail(parts: &Parts<'_>) -> Result<QemuJail> {
     let request = ThrowawayRequest {
         sections: &["qemu".to_owned()],
         with: &[],
@@ -64,7 +64,7 @@ pub fn home(parts: &Parts<'_>) -> Result<Home> {
         profiles: Profiles::standard(),
     };
     match throwaway(&request) {
-        Ok(kept) => Ok(Home { path: kept.path.clone(), _kept: kept }),
+        Ok(kept) => Ok(QemuJail { path: kept.path.clone(), _kept: kept }),
         Err(_) if !Path::new(PROGRAM).exists() => Err(Refusal::new(
             What::Host,
             format!(
@@ -80,7 +80,7 @@ pub fn home(parts: &Parts<'_>) -> Result<Home> {
 ///
 /// # Errors
 /// If the process cannot be made; what goes wrong in it is heard from it.
-pub fn start(parts: &Parts<'_>, home: &Home, machine: &Machine) -> Result<Running> {
+pub fn start(parts: &Parts<'_>, qemu: &QemuJail, machine: &Machine) -> Result<Running> {
     let doing = || "make the channel of a machine".to_owned();
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
@@ -98,7 +98,7 @@ pub fn start(parts: &Parts<'_>, home: &Home, machine: &Machine) -> Result<Runnin
         Cloned::Child => {
             drop((ours, said));
             let ended = take_places(&theirs, &says, machine, parent)
-                .and_then(|()| enter_cell(parts, &home.path, machine));
+                .and_then(|()| enter_cell(parts, &qemu.path, machine));
             process::exit_now(match ended {
                 Ok(status) => status,
                 Err(refusal) => enter::complain_as_tool(&refusal),

@@ -34,7 +34,7 @@ const KILLED: i32 = 128 + 9;
 /// The file of our guest program.
 const GUEST: &str = "jail-guest";
 /// What a process that serves a home may have open: the guest's files, and its own.
-const FILES: u64 = 4096 + 64;
+const FILES: u64 = home::MOST_OPEN as u64 + 64;
 
 /// What is to run, and for whom. What the policy asks for must be possible (`jail_confine::machine`).
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub fn run(order: Order<'_>, mut spec: Spec) -> Result<i32> {
     let parent = rustix::process::getppid();
     let parts = lay_out(&order)?;
     let disk = order.keep.as_ref().map(|(kept, size)| take_disk(&order, &parts, kept, *size)).transpose()?;
-    let qemu = cell::home(&parts)?;
+    let qemu = cell::qemu_jail(&parts)?;
     wait_until_alone();
     let choice = accelerator::choose(&parts, &qemu, order.begun.as_ref().and_then(Mark::rate))?;
     if let Some(note) = &choice.note {
@@ -195,8 +195,8 @@ fn guest_program() -> Result<PathBuf> {
         Refusal::new(
             What::Host,
             format!(
-                "'{}' is missing: it belongs to this program; run make build and make install",
-                places[0].display()
+                "'{GUEST}' is missing, which belongs to '{}'; run make build and make install",
+                own.display()
             ),
         )
     })

@@ -35,6 +35,10 @@ pub const PIECE: usize = 32 << 10;
 pub const PORT: &str = "jailwright";
 /// The name of the port that the home is served through: messages of FUSE as the guest's kernel writes them, and nothing else.
 pub const HOME_PORT: &str = "jailwright.home";
+/// The most that one read or write of the home moves, in bytes.
+pub const LONGEST_HOME_DATA: usize = 128 << 10;
+/// No message about the home is longer: a write with its head, or two names.
+pub const LONGEST_HOME_REQUEST: usize = LONGEST_HOME_DATA + (16 << 10);
 
 /// Where the home of a machine that is kept is seen: its own root is its, so no directory of the jail has to be there.
 pub const KEPT_HOME: &str = "/home";

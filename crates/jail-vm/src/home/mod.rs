@@ -21,13 +21,13 @@ use std::io::{BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use jail_wire::LONGEST_HOME_REQUEST;
+
 pub use self::server::Server;
 use crate::Result;
 
-/// The most that one read or write moves.
-pub const LONGEST_DATA: usize = 128 << 10;
-/// No request is longer: a write with its head, or two names.
-const LONGEST_REQUEST: usize = LONGEST_DATA + (16 << 10);
+/// How many files a guest may have open.
+pub const MOST_OPEN: usize = files::MOST;
 
 /// Answers until the guest is gone.
 ///
@@ -45,7 +45,7 @@ pub fn serve(channel: OwnedFd, root: OwnedFd) -> Result<()> {
             return Ok(());
         }
         let whole = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-        if !(message::HEAD..=LONGEST_REQUEST).contains(&whole) {
+        if !(message::HEAD..=LONGEST_HOME_REQUEST).contains(&whole) {
             return Err(format!("a request for the home is {whole} bytes long"));
         }
         request.clear();

@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
+use jail_wire::LONGEST_HOME_DATA;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
     UTIME_OMIT, Uid, openat2, statat,
 };
 use rustix::io::Errno;
 
-use super::LONGEST_DATA;
 use super::files::Files;
 use super::message::{Answer, Body, MAJOR, MINOR, Request};
 use super::tree::{BENEATH, Place, Tree};
@@ -273,7 +273,7 @@ impl Server {
 
     fn read(&self, mut body: Body<'_>) -> Result<Answer> {
         let (file, at, size) = (body.u64()?, body.u64()?, body.u32()?);
-        let size = usize::try_from(size).unwrap_or(LONGEST_DATA).min(LONGEST_DATA);
+        let size = usize::try_from(size).unwrap_or(LONGEST_HOME_DATA).min(LONGEST_HOME_DATA);
         let fd = &self.files.get(file)?.fd;
         let mut data = vec![0; size];
         let mut length = 0;
@@ -329,7 +329,7 @@ impl Server {
 
     fn list(&mut self, mut body: Body<'_>) -> Result<Answer> {
         let (file, from, size) = (body.u64()?, body.u64()?, body.u32()?);
-        let room = usize::try_from(size).unwrap_or(LONGEST_DATA).min(LONGEST_DATA);
+        let room = usize::try_from(size).unwrap_or(LONGEST_HOME_DATA).min(LONGEST_HOME_DATA);
         let mut answer = Answer::default();
         let mut next = from;
         for one in self.files.list(file, from)? {
@@ -368,7 +368,7 @@ fn start(mut body: Body<'_>) -> Result<Answer> {
         return Err(Errno::PROTO);
     }
     let wanted = ASYNC_READ | BIG_WRITES | AUTO_INVAL_DATA | PARALLEL_DIROPS | MAX_PAGES;
-    let longest = u32::try_from(LONGEST_DATA).map_err(|_| Errno::OVERFLOW)?;
+    let longest = u32::try_from(LONGEST_HOME_DATA).map_err(|_| Errno::OVERFLOW)?;
     let mut answer = Answer::default();
     answer.u32(MAJOR).u32(MINOR).u32(ahead.min(longest)).u32(offered & wanted);
     // What waits in the background, the longest write, a nanosecond as the least difference of times, pages a request.
