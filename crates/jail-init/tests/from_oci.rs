@@ -727,35 +727,59 @@ fn there_and_back_again() {
     }
 }
 
-/// Killed while it writes: the next run finishes, and takes nothing of its own for the administrator's.
+/// Killed while it writes: the next run finishes, and takes nothing of its own for the administrator's. A new jail is made
+/// aside and moved into place; one whose directory was there already is written where it is.
 #[test]
 fn a_killed_import_is_finished_by_the_next() {
     if !Command::new("strace").arg("-V").output().is_ok_and(|o| o.status.success()) {
         eprintln!("skipped: strace is not installed");
         return;
     }
-    let mut layer = Layer::new();
-    for n in 0..20 {
-        layer = layer.file(&format!("d{n}/f"), "content");
-    }
-    for fault in [
-        "pwrite64:signal=KILL:when=7",
-        "renameat:signal=KILL:when=3",
-        "mkdirat:signal=KILL:when=9",
-        "pwrite64:error=ENOSPC:when=5",
+    for (new, fault) in [
+        (true, "pwrite64:signal=KILL:when=7"),
+        (true, "renameat2:signal=KILL:when=9"),
+        (true, "mkdirat:signal=KILL:when=9"),
+        (true, "unlinkat:signal=KILL:when=1"),
+        (true, "pwrite64:error=ENOSPC:when=5"),
+        (false, "pwrite64:signal=KILL:when=7"),
+        (false, "renameat:signal=KILL:when=3"),
+        (false, "mkdirat:signal=KILL:when=9"),
+        (false, "pwrite64:error=ENOSPC:when=5"),
     ] {
-        let (scratch, file) = with(vec![std::mem::replace(&mut layer, Layer::new())]);
+        let fill = |layer: Layer, n: usize| layer.file(&format!("d{n}/f"), "content");
+        let (scratch, file) = with(vec![(0..20).fold(Layer::new(), fill)]);
+        if !new {
+            std::fs::create_dir(scratch.jail()).expect("made");
+            scratch.own(&scratch.jail());
+        }
         let run = with_fault(&scratch, fault)
             .args(["-j", text(&scratch.jail()), "--from-oci", text(&file)])
-            .output();
-        assert!(!run.expect("strace").status.success(), "{fault}");
+            .output()
+            .expect("strace");
+        assert!(!run.status.success(), "{new} {fault}");
         let run = import(&scratch, &file, &[]).ok();
-        assert!(!run.out.contains("kept"), "{fault}: {run:#?}");
+        assert!(!run.out.contains("kept"), "{new} {fault}: {run:#?}");
         scratch.on_jail("jail-check", &[]).ok();
-        for n in 0..20 {
-            layer = layer.file(&format!("d{n}/f"), "content");
-        }
+        let names: BTreeSet<_> = paths(&scratch.jail());
+        assert_eq!(names.len(), 40, "{new} {fault}: {names:?}");
     }
+}
+
+/// The last change of a file is in its record; a move into place is one, for every other name of the file, too.
+#[test]
+fn names_of_one_file_at_the_top_are_known_as_they_were_left() {
+    let layer = Layer::new().file("top", "x").entry("also", EntryType::Link, 0o644, "top", b"").entry(
+        "below/third",
+        EntryType::Link,
+        0o644,
+        "top",
+        b"",
+    );
+    let (scratch, file) = with(vec![layer]);
+    import(&scratch, &file, &[]).ok();
+    let again = import(&scratch, &file, &[]).ok();
+    assert!(again.out.contains("is up to date"), "{again:#?}");
+    scratch.on_jail("jail-check", &[]).ok();
 }
 
 /// Bytes changed at random in every place of an archive: refused or a jail, never a panic, and nothing outside the jail.

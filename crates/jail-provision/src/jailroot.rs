@@ -433,6 +433,9 @@ impl JailRoot {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
             }
             let (dir, name) = self.parent(inner)?;
+            if self.private {
+                return Ok(retry(|| fs::linkat(&from.fd, old, &dir.fd, name, AtFlags::empty()))?);
+            }
             let temporary = temporary_name(name);
             unlink_if_there(&dir.fd, &temporary)?;
             retry(|| fs::linkat(&from.fd, old, &dir.fd, &temporary, AtFlags::empty()))?;

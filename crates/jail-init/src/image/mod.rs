@@ -326,9 +326,7 @@ fn carry_out(
     state: &State,
     progress: &mut dyn Progress,
 ) -> Result<()> {
-    for path in &old.pending {
-        jail.remove_leftover(&path.0)?;
-    }
+    jail.remove_leftovers(old.pending.iter().map(|path| path.0.as_path()))?;
     let (device, inode) = jail.identity()?;
     let mut pending = old.pending.clone();
     pending.extend(differences.write.iter().map(|path| PathText(Path::new("/").join(path))));
@@ -338,8 +336,17 @@ fn carry_out(
     let intent =
         Manifest { image: Some(origin), pending, seen: Seen::default(), device, inode, ..old.clone() };
     state.stage(&intent)?.commit()?;
-    let files = place::place(image, tree, differences, jail, progress)?;
-    image.layout.unchanged()?;
+    // Where nobody else can look, a file gets its name and mode at once.
+    let files = if jail.is_new() && old.files.is_empty() && old.pending.is_empty() {
+        let fresh = jail.begin_fresh()?;
+        let files = place::place(image, tree, differences, fresh.inside(), progress)?;
+        image.layout.unchanged()?;
+        fresh.settle(files)?
+    } else {
+        let files = place::place(image, tree, differences, jail, progress)?;
+        image.layout.unchanged()?;
+        files
+    };
     let manifest =
         Manifest { image: Some(image.origin.clone()), pending: Default::default(), files, ..intent };
     let staged = state.stage(&manifest)?;

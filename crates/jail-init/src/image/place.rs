@@ -124,6 +124,11 @@ fn wants_the_same(tree: &Tree, path: &Path, record: &Record) -> bool {
     }
 }
 
+/// Whether the owner of a directory of this mode can make things in it.
+fn writable(meta: Meta) -> bool {
+    meta.mode & 0o700 == 0o700
+}
+
 /// Without root everything belongs to the caller.
 fn owned(meta: Meta) -> Meta {
     static CALLER: OnceLock<(u32, u32)> = OnceLock::new();
@@ -184,6 +189,10 @@ impl Placing<'_> {
             }
         }
         match &node.what {
+            What::Directory if writable(meta) => {
+                self.jail.make_directory(&at, meta)?;
+                self.record(&at, Is::Directory, meta);
+            }
             What::Directory => {
                 self.jail.make_directory(&at, Meta { mode: 0o755, ..meta })?;
             }
@@ -196,11 +205,15 @@ impl Placing<'_> {
         Ok(())
     }
 
+    /// A directory that had to stay open until everything was in it.
     fn finish_directory(&mut self, path: &Path) -> Result<()> {
         let Some(node) = self.tree.nodes.get(path).filter(|node| node.what == What::Directory) else {
             return Ok(());
         };
         let (at, meta) = (inner(path), owned(node.meta));
+        if writable(meta) {
+            return Ok(());
+        }
         self.jail.make_directory(&at, meta)?;
         self.record(&at, Is::Directory, meta);
         Ok(())
@@ -254,7 +267,7 @@ impl Placing<'_> {
                 }
             }
             writing
-                .end()
+                .end()?
                 .into_iter()
                 .try_for_each(|records| records.map(|records| self.take(records, progress)))
         })
@@ -315,20 +328,37 @@ impl Files<'_> {
 
 /// Files up to this size go to the second thread, whole.
 const SMALL: u64 = 1 << 20;
-/// As many may wait for it, so that memory stays bounded.
-const WAITING: usize = 16;
+/// They go together once they are as many bytes, or as many: to wake a thread for each costs more than to write it.
+const BATCH: usize = 256 << 10;
+const MOST_IN_A_BATCH: usize = 128;
+/// As many batches may wait for it, so that memory stays bounded.
+const WAITING: usize = 4;
 
 /// The second thread, and what it gave back.
 struct Writing<'a> {
     files: &'a Files<'a>,
+    batch: Batch<'a>,
     /// `None` where no thread is to be had: then everything is written at once.
-    worker: Option<(SyncSender<Job<'a>>, Receiver<Result<Records>>)>,
+    worker: Option<(SyncSender<Batch<'a>>, Receiver<Result<Records>>)>,
 }
 
-/// A small file for the second thread.
-struct Job<'a> {
-    paths: Vec<&'a PathBuf>,
+/// Small files for the second thread: the names of each and where its content ends, and all contents.
+#[derive(Default)]
+struct Batch<'a> {
+    files: Vec<(Vec<&'a PathBuf>, usize)>,
     content: Vec<u8>,
+}
+
+impl Batch<'_> {
+    fn write(self, to: &Files<'_>) -> Result<Records> {
+        let mut records = Records::new();
+        let mut begin = 0;
+        for (paths, end) in &self.files {
+            records.extend(to.write(paths, &mut self.content.get(begin..*end).unwrap_or_default())?);
+            begin = *end;
+        }
+        Ok(records)
+    }
 }
 
 impl<'a> Writing<'a> {
@@ -336,36 +366,44 @@ impl<'a> Writing<'a> {
     where
         'a: 'scope,
     {
-        let (jobs, todo) = sync_channel::<Job<'a>>(WAITING);
+        let (batches, todo) = sync_channel::<Batch<'a>>(WAITING);
         let (done, results) = channel();
         let processors = Processors::of_this_process();
         let work = move || {
             processors.leave_the_first();
-            // Whoever gave the jobs may have left, after an error of its own.
-            for Job { paths, content } in todo {
-                if done.send(files.write(&paths, &mut content.as_slice())).is_err() {
+            // Whoever gave the batches may have left, after an error of its own.
+            for batch in todo {
+                if done.send(batch.write(files)).is_err() {
                     break;
                 }
             }
         };
         let thread = std::thread::Builder::new().name("write".to_owned()).spawn_scoped(scope, work);
-        Self { files, worker: thread.is_ok().then_some((jobs, results)) }
+        Self { files, batch: Batch::default(), worker: thread.is_ok().then_some((batches, results)) }
     }
 
     /// Writes a file, or has it written: then its records come later.
-    fn file(&self, paths: &[&'a PathBuf], item: &Item, content: &mut dyn Read) -> Result<Records> {
-        match (&self.worker, &item.kind) {
-            (Some((jobs, _)), Kind::File { size }) if *size <= SMALL => {
-                let mut bytes = Vec::with_capacity(usize::try_from(*size).unwrap_or(0));
+    fn file(&mut self, paths: &[&'a PathBuf], item: &Item, content: &mut dyn Read) -> Result<Records> {
+        match item.kind {
+            Kind::File { size } if size <= SMALL && self.worker.is_some() => {
                 content
-                    .read_to_end(&mut bytes)
+                    .read_to_end(&mut self.batch.content)
                     .map_err(|e| Error::failed(format!("the image cannot be read: {}", reason(&e))))?;
-                let job = Job { paths: paths.to_vec(), content: bytes };
-                let gone = |_| Error::failed("the thread that writes files has ended");
-                jobs.send(job).map_err(gone).map(|()| Vec::new())
+                self.batch.files.push((paths.to_vec(), self.batch.content.len()));
+                if self.batch.content.len() >= BATCH || self.batch.files.len() >= MOST_IN_A_BATCH {
+                    self.send()?;
+                }
+                Ok(Records::new())
             }
             _ => self.files.write(paths, content),
         }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let Some((batches, _)) = &self.worker else { return Ok(()) };
+        let next = Batch { files: Vec::new(), content: Vec::with_capacity(BATCH) };
+        let full = std::mem::replace(&mut self.batch, next);
+        batches.send(full).map_err(|_| Error::failed("the thread that writes files has ended"))
     }
 
     /// What has been written by now.
@@ -374,13 +412,14 @@ impl<'a> Writing<'a> {
     }
 
     /// Waits for the rest.
-    fn end(&mut self) -> Vec<Result<Records>> {
-        match self.worker.take() {
-            Some((jobs, results)) => {
-                drop(jobs);
+    fn end(&mut self) -> Result<Vec<Result<Records>>> {
+        self.send()?;
+        Ok(match self.worker.take() {
+            Some((batches, results)) => {
+                drop(batches);
                 results.iter().collect()
             }
             None => Vec::new(),
-        }
+        })
     }
 }

@@ -5,6 +5,7 @@
 //! holds for every jail holds here too: a run that dies leaves nothing at any path of the jail (or whole top directories), and what it
 //! leaves under the one name below, the next run removes.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,9 +13,10 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{JailRoot, TEMPORARY, retry, stat_at};
+use super::{JailRoot, TEMPORARY, retry};
 use crate::apply::Records;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::host::Host as _;
 use crate::manifest::{Record, Stamp, What};
 use crate::takedown;
 
@@ -25,7 +27,7 @@ pub(super) fn name() -> String {
 
 /// A new jail that is being made; dropped before it is settled, it is gone again.
 #[derive(Debug)]
-pub(crate) struct Fresh<'j> {
+pub struct Fresh<'j> {
     jail: &'j JailRoot,
     inside: JailRoot,
     settled: bool,
@@ -33,7 +35,8 @@ pub(crate) struct Fresh<'j> {
 
 impl JailRoot {
     /// Whether this very process made the jail's directory, so that nothing is in it.
-    pub(crate) fn is_new(&self) -> bool {
+    #[must_use]
+    pub fn is_new(&self) -> bool {
         self.new
     }
 
@@ -41,7 +44,7 @@ impl JailRoot {
     ///
     /// # Errors
     /// That directory cannot be made.
-    pub(crate) fn begin_fresh(&self) -> Result<Fresh<'_>> {
+    pub fn begin_fresh(&self) -> Result<Fresh<'_>> {
         let name = name();
         let fd = self.doing("make the directory", Path::new(&name), || {
             retry(|| fs::mkdirat(&self.fd, &name, Mode::RWXU))?;
@@ -56,7 +59,8 @@ impl JailRoot {
 
 impl Fresh<'_> {
     /// What to make the jail's paths in.
-    pub(crate) fn inside(&self) -> &JailRoot {
+    #[must_use]
+    pub fn inside(&self) -> &JailRoot {
         &self.inside
     }
 
@@ -64,18 +68,20 @@ impl Fresh<'_> {
     ///
     /// # Errors
     /// Something stands there meanwhile, or a system call failed.
-    pub(crate) fn settle(mut self, mut records: Records) -> Result<Records> {
-        let top = |path: &Path| path.parent() == Some(Path::new("/"));
-        for (path, record) in records.iter_mut().filter(|(path, _)| top(&path.0)) {
+    pub fn settle(mut self, mut records: Records) -> Result<Records> {
+        let mut moved = BTreeSet::new();
+        for (path, record) in records.iter().filter(|(path, _)| path.0.parent() == Some(Path::new("/"))) {
             let Some(name) = path.0.file_name() else { continue };
-            self.jail.doing("put in place", &path.0, || {
-                self.move_out(name, record)?;
-                if record.stamp.is_some() {
-                    // Its own name changed, and with it the time of its last change.
-                    record.stamp = Some(Stamp::from(&stat_at(&self.jail.fd, name)?));
-                }
-                Ok(())
-            })?;
+            self.jail.doing("put in place", &path.0, || self.move_out(name, record))?;
+            moved.extend(record.stamp.map(|Stamp(inode, ..)| inode));
+        }
+        // With its own name changed the time of a file's last change, for all other names that it has, too.
+        for (path, record) in &mut records {
+            if record.stamp.is_some_and(|Stamp(inode, ..)| moved.contains(&inode)) {
+                let stat = self.jail.lstat(&path.0);
+                let stat = stat.map_err(|e| Error::io("stat", &self.jail.outside(&path.0), e))?;
+                record.stamp = Some(Stamp::from(&stat));
+            }
         }
         self.jail.doing("remove", Path::new(&name()), || {
             Ok(retry(|| fs::unlinkat(&self.jail.fd, name(), AtFlags::REMOVEDIR))?)
