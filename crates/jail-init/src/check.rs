@@ -20,7 +20,8 @@ const EXAMPLE: &str = "\
 Example:
   jail-check -j /home/jail
   jail-check --all --json
-  jail-check --host            # how could jailed accounts get round their shell?
+  jail-check --host
+      how could jailed accounts get round their shell?
   jail-check --host dave --sshd-config /etc/ssh/sshd_config_sftp
 
 Exit status: 0 clean, 1 findings, 2 usage, 5 could not finish.";

@@ -18,7 +18,8 @@ const EXAMPLE: &str = "\
 Example:
   jail-cp -j /home/jail /usr/bin/jq /usr/share/zoneinfo
 
-Exit status: 0 done, 1 the work failed, 2 usage, 3 not on the host, 4 refused as unsafe.";
+Exit status: 0 done, 1 the work failed, 2 usage, 3 not on the host,
+4 refused as unsafe.";
 
 /// Bring files or trees of the host into a jail, with the libraries and interpreters they need.
 ///

@@ -28,7 +28,8 @@ Example:
   jail-init -j /srv/site42 --base /srv/base    … for a thousand jails
   jail-init -j /srv/app --from-oci app.tar     make a jail of an OCI image
 
-Exit status: 0 done, 1 the work failed, 2 usage, 3 bad section, 4 refused as unsafe.";
+Exit status: 0 done, 1 the work failed, 2 usage, 3 bad section,
+4 refused as unsafe.";
 
 /// Make a jail from sections, or bring an existing one up to date with them.
 ///

@@ -21,7 +21,8 @@ Example:
   jail-update --dry-run --all     what would change
   jail-update -j /home/jail       change it
 
-Exit status: 0 done, 1 a jail or a program in it keeps its old files, 2 usage, 3 bad section, 4 refused as unsafe.";
+Exit status: 0 done, 1 a jail or a program in it keeps its old files, 2 usage,
+3 bad section, 4 refused as unsafe.";
 
 /// Bring jails in step with the host: changed, moved, gone and newly needed files.
 ///

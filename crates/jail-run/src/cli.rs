@@ -10,6 +10,24 @@ use jail_confine::policy::values::{
     Root, Seccomp, Size, Umask, Violation,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  jail-run basicshell -- bash
+  jail-run basicshell --with ./untrusted -- ./untrusted
+  jail-run -j /home/jail --user www-data --memory 512M -- \\
+    /usr/bin/php job.php
+  jail-run --learn job.toml -- ./job
+  jail-run ./job.toml --seccomp ./job.json -- ./job
+      what it did is all that it may do from then on
+  jail-run --vm basicshell --with ./untrusted -- ./untrusted
+  jail-run --vm --keep lab basicshell -- bash
+      goes on where it was left; jail-run --reset lab puts it back
+  jail-run -j /home/jail --user www-data --background \\
+    --pidfile /run/job.pid -- /usr/bin/job
+
+Exit status: the command's own (128 + n for a signal); 126 not executable,
+127 not found; 125 refused, or failed before the command ran.";
+
 /// What a person types.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,15 +37,8 @@ use jail_confine::policy::values::{
     long_about = "Runs a command in a jail: namespaces, a read-only root, no capabilities, no new privileges, Landlock \
                   and a seccomp filter. Without -j the jail is made from sections, kept under the cache, and thrown \
                   away with what the command wrote.",
-    after_help = "Examples:\n  jail-run basicshell -- bash\n  jail-run basicshell --with ./untrusted -- ./untrusted\n  \
-                  jail-run -j /home/jail --user www-data --memory 512M -- /usr/bin/php job.php\n  \
-                  jail-run --learn job.toml -- ./job   # then: jail-run ./job.toml --seccomp ./job.json -- ./job\n  \
-                  jail-run --vm basicshell --with ./untrusted -- ./untrusted\n  \
-                  jail-run --vm --keep lab basicshell -- bash   # goes on where it was left; jail-run --reset lab\n  \
-                  jail-run -j /home/jail --user www-data --background --pidfile /run/job.pid -- /usr/bin/job\n\n\
-                  Exit status: the command's own (128 + n for a signal); 127 not found, 126 not executable;\n\
-                  125 refused, or failed before the command ran.",
-    override_usage = "jail-run [-j JAIL | SECTION...] [--with PATH]... [OPTIONS] -- COMMAND [ARGUMENT]..."
+    after_help = EXAMPLES,
+    override_usage = "jail-run [-j JAIL | SECTION...] [--with PATH]... [OPTIONS] -- COMMAND..."
 )]
 pub struct Cli {
     /// Sections to make the jail from, such as basicshell; with a slash in it, a section's file

@@ -100,26 +100,33 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "EXAMPLES:
-  jail-user -j /home/jail -m dave        put dave and his home into the jail
+  jail-user -j /home/jail -m dave
+      put dave and his home into the jail
   jail-user -j /home/jail -m --dry-run dave
-                                         show what that would change
-  jail-user --release dave               put dave back as he was
+      show what that would change
+  jail-user --release dave
+      put dave back as he was
   jail-user -j /home/jail --create --key erin.pub erin
-                                         make the account erin, jailed, with her key
+      make the account erin, jailed, with her key
   jail-user -j /home/jail --bind-home dave
-                                         jail dave, whose home stays in /home/dave
+      jail dave, whose home stays in /home/dave
   jail-user --from-jailkit --dry-run dave
-                                         show what taking dave over from jailkit would change
-  jail-user --back dave                  give dave back to jailkit
+      show what taking dave over from jailkit would change
+  jail-user --back dave
+      give dave back to jailkit
   jail-user --from-jailkit --all -j /home/jail
-                                         take over every account of jailkit's in that jail
+      take over every account of jailkit's in that jail
   jail-user -j /home/jail --group students
-                                         jail every member of a group
+      jail every member of a group
 
 FILES:
-  /var/lib/jailwright/NAME/accounts.json   what the accounts of a jail were before; --release and --back go by it
-  /etc/jailwright/accounts                 who is in which jail while the home stays outside (--bind-home)
-  /etc/jailwright/from-jailkit.toml        what --from-jailkit carried over, a table for each user; --back takes it out
+  /var/lib/jailwright/NAME/accounts.json
+      what the accounts of a jail were before; --release and --back go by it
+  /etc/jailwright/accounts
+      who is in which jail while the home stays outside (--bind-home)
+  /etc/jailwright/from-jailkit.toml
+      what --from-jailkit carried over, a table for each user; --back takes it
+      out
 
 EXIT STATUS:
   0 done   1 failed   2 usage   3 bad policy   4 refused as unsafe";

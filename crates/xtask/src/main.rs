@@ -164,6 +164,20 @@ mod tests {
         }
     }
 
+    /// Where a terminal breaks an example, it cannot be copied from there.
+    #[test]
+    fn help_fits_a_terminal_and_no_example_is_broken() {
+        for tool in tools::all() {
+            let mut command = tool.command.term_width(80);
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.to_lowercase().contains("example"), "{}", tool.name);
+            let help = command.render_long_help().to_string();
+            for line in examples.lines().chain(help.lines()) {
+                assert!(line.chars().count() <= 80, "{} --help: '{line}'", tool.name);
+            }
+        }
+    }
+
     /// A table that names tests is worth something only while they exist.
     #[test]
     fn tests_that_the_documents_name_exist() {

