@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use jailwright_tests::{Done, Run, Scratch, Test, test};
+use jailwright_tests::{Done, Run, Scratch, Test, User, test};
 
 use crate::{PATIENCE, in_machines};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch a_killed_qemu_ends_the_login_with_a_sentence),
     test!(scratch a_kvm_under_which_no_guest_starts),
+    test!(scratch twenty_at_once),
 ];
 
 /// A device that is there and can be opened, and is none: a host whose hypervisor gives it away half.
@@ -29,6 +30,47 @@ fn a_kvm_under_which_no_guest_starts(host: &Scratch) -> Done {
     assert_eq!(verdicts, 1);
     user.wait_for_the_end();
     Ok(())
+}
+
+/// Each has its machine, all of them the home; more than the host has processors for only takes longer.
+fn twenty_at_once(host: &Scratch) -> Done {
+    let user = in_machines(host)?;
+    let logins: Vec<_> =
+        (0..20).map(|n| user.ssh(&format!("echo {n} >number-{n}; echo {n}; exit {n}"))).collect();
+    let mut most = 0;
+    let outs: Vec<_> = std::thread::scope(|scope| {
+        let started: Vec<_> =
+            logins.into_iter().map(|login| scope.spawn(move || login.within(PATIENCE * 4).run())).collect();
+        while !started.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            most = most.max(resident(&user));
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        started.into_iter().map(|thread| thread.join().expect("ran")).collect()
+    });
+    // Each has at most what its guest was given, what QEMU has translated, and QEMU itself.
+    assert!(most > 0 && most < 20 * (256 + 128 + 64) * 1024, "{most} KiB at most");
+    for (n, out) in outs.iter().enumerate() {
+        assert_eq!(
+            (out.status, out.text()),
+            (i32::try_from(n).expect("small"), n.to_string()),
+            "{}",
+            out.errors()
+        );
+        let written = std::fs::read_to_string(user.home.join(format!("number-{n}"))).expect("written");
+        assert_eq!(written, format!("{n}\n"));
+    }
+    user.wait_for_the_end();
+    Ok(())
+}
+
+/// What the user's processes have in memory, in KiB.
+fn resident(user: &User<'_>) -> u64 {
+    let of = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    user.processes().iter().filter_map(|(pid, _)| of(*pid)).sum()
 }
 
 fn a_killed_qemu_ends_the_login_with_a_sentence(host: &Scratch) -> Done {
