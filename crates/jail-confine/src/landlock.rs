@@ -50,7 +50,10 @@ impl Fence {
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         let abi = landlock::version().or_refuse(What::Host, || {
-            "tell whether this kernel has Landlock (something around this host denies the question)".into()
+            "tell whether this kernel has Landlock: something around this host denies the question (a container's \
+             seccomp filter must pass landlock_create_ruleset, landlock_add_rule and landlock_restrict_self; for \
+             systemd-nspawn that is SystemCallFilter= or --system-call-filter=)"
+                .into()
         })?;
         if !policy.commands.is_empty() && abi == 0 {
             return Err(Refusal::new(
