@@ -6,6 +6,7 @@
 //! name by the other three; `JAILWRIGHT_FAULTS=all` (`make test-faults`) fails each by all four.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -365,6 +366,8 @@ fn the_order_of_an_entry(host: &Scratch) -> Done {
     let profile = format!("/srv/{}.json", host.unique("profile"));
     std::fs::copy(jailwright_tests::product::checkout().join("share/seccomp/default.json"), &profile)
         .expect("copy");
+    // A checkout may be its group's to write, which no profile may be.
+    std::fs::set_permissions(&profile, PermissionsExt::from_mode(0o644)).expect("chmod");
     host.add_policy(&format!("[user.{}]\nseccomp = \"{profile}\"\n", door.user.name));
     door.enter("trace=all").ok();
     let trace = std::fs::read_to_string(&door.log).expect("strace's log");

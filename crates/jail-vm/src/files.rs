@@ -34,6 +34,10 @@ impl Shelf<'_> {
         }
         let new = self.root().join(format!("new-{}-{}", self.kind, std::process::id()));
         let doing = |path: &Path, error: std::io::Error| format!("cannot make '{}': {error}", path.display());
+        // Of a process that had our number and was killed.
+        if new.exists() {
+            clear(&new);
+        }
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&new).map_err(|e| doing(&new, e))?;
         let made = fill(&new).and_then(|()| match std::fs::rename(&new, &dir) {
             // Somebody else was quicker, with the same content.

@@ -11,7 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, readlinkat, statat,
+};
+use rustix::io::Errno;
 
 use crate::Result;
 use crate::erofs::{Body, Inode, write as write_image};
@@ -20,47 +23,116 @@ use crate::files::{Shelf, write};
 /// The name of the image in its directory.
 pub const IMAGE: &str = "root.img";
 
+/// How often a tree that changes while it is looked at or read is begun anew (jail-update may be at work).
+const ATTEMPTS: usize = 4;
+
 /// A chosen part of a jail, as it was looked at.
 struct Tree {
     inodes: Vec<Inode>,
     /// Of each inode: where it is, below the jail.
     paths: Vec<PathBuf>,
+    /// Of each inode: which file that was.
+    identities: Vec<Identity>,
     /// What the state was, for the name of the image.
     state: Vec<u8>,
     owner: u32,
 }
 
+/// What a name must still lead to when it is opened after it was looked at: the same file, as open to others as before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    mode: u32,
+    owner: u32,
+}
+
+impl Identity {
+    const fn of(stat: &Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino, mode: stat.st_mode, owner: stat.st_uid }
+    }
+}
+
 /// The directory that holds the image of a jail.
 ///
 /// # Errors
-/// A tree that cannot be read, or an image that cannot be written.
+/// A tree that cannot be read or does not come to rest, or an image that cannot be written.
 pub fn directory(cache: &Path, jail: &OwnedFd, path: &Path) -> Result<PathBuf> {
-    let fail =
-        |at: &Path, errno: rustix::io::Errno| format!("cannot read '{}': {errno}", path.join(at).display());
-    let stat = rustix::fs::fstat(jail).map_err(|errno| fail(Path::new(""), errno))?;
-    let mut tree = Tree { inodes: Vec::new(), paths: Vec::new(), state: Vec::new(), owner: stat.st_uid };
-    tree.state.extend_from_slice(path.as_os_str().as_bytes());
-    tree.add(&stat, Path::new(""), 0, Body::Directory(Vec::new()));
-    tree.walk(jail, 0).map_err(|(at, errno)| fail(&at, errno))?;
-    Shelf { cache, kind: "tree" }.get(&tree.state, |dir| {
-        write(&dir.join(IMAGE), |out| {
-            write_image(out, &tree.inodes, |index| {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
-                let fd = rustix::fs::openat2(jail, &tree.paths[index], flags, Mode::empty(), resolve)?;
-                let mode = rustix::fs::fstat(&fd)?.st_mode;
-                if FileType::from_raw_mode(mode) != FileType::RegularFile || mode & 0o004 == 0 {
-                    return Err(std::io::Error::other("a file of the jail was replaced meanwhile"));
-                }
-                Ok(File::from(fd))
-            })
-        })
-    })
+    let mut tree = Tree::at_rest(jail, path)?;
+    for _ in 1..ATTEMPTS {
+        let made = tree.image(cache, jail);
+        if made.is_ok() {
+            return made;
+        }
+        let now = Tree::at_rest(jail, path)?;
+        if now.state == tree.state {
+            return made;
+        }
+        tree = now;
+    }
+    tree.image(cache, jail)
 }
 
-type Failed = (PathBuf, rustix::io::Errno);
+/// Where, and why.
+type Failed = (PathBuf, Errno);
 
 impl Tree {
+    /// The tree of a jail; one that changes under the look is looked at again.
+    fn at_rest(jail: &OwnedFd, path: &Path) -> Result<Self> {
+        let mut looked = Self::of(jail, path);
+        for _ in 1..ATTEMPTS {
+            match looked {
+                Err((_, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE)) => {}
+                _ => break,
+            }
+            looked = Self::of(jail, path);
+        }
+        looked.map_err(|(at, errno)| {
+            let why = if errno == Errno::STALE {
+                "it was replaced meanwhile".to_owned()
+            } else {
+                errno.to_string()
+            };
+            format!("cannot read '{}': {why}", path.join(at).display())
+        })
+    }
+
+    fn of(jail: &OwnedFd, path: &Path) -> std::result::Result<Self, Failed> {
+        let stat = fstat(jail).map_err(|errno| (PathBuf::new(), errno))?;
+        let mut tree = Self {
+            inodes: Vec::new(),
+            paths: Vec::new(),
+            identities: Vec::new(),
+            state: path.as_os_str().as_bytes().to_vec(),
+            owner: stat.st_uid,
+        };
+        tree.add(&stat, Path::new(""), 0, Body::Directory(Vec::new()));
+        tree.walk(jail, 0)?;
+        Ok(tree)
+    }
+
+    /// The directory of the image, which is made if it is not there.
+    fn image(&self, cache: &Path, jail: &OwnedFd) -> Result<PathBuf> {
+        Shelf { cache, kind: "tree" }.get(&self.state, |dir| {
+            write(&dir.join(IMAGE), |out| write_image(out, &self.inodes, |index| self.open(jail, index)))
+        })
+    }
+
+    /// The content of a file that was looked at. Whoever may rename in a directory of the jail (a group may) could have put
+    /// another in its place, or have a directory on the way changed for one that only root looks into.
+    fn open(&self, jail: &OwnedFd, index: usize) -> std::io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let fd = openat2(jail, &self.paths[index], flags, Mode::empty(), resolve)?;
+        if Identity::of(&fstat(&fd)?) != self.identities[index] {
+            return Err(std::io::Error::other(format!(
+                "'{}' in the jail was replaced meanwhile",
+                self.paths[index].display()
+            )));
+        }
+        Ok(File::from(fd))
+    }
+
     fn walk(&mut self, dir: impl AsFd, index: usize) -> std::result::Result<(), Failed> {
         let at = self.paths[index].clone();
         let mut names = Vec::new();
@@ -96,6 +168,9 @@ impl Tree {
             if descends {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let below = openat(&dir, OsStr::from_bytes(&name), flags, Mode::empty()).map_err(failed)?;
+                if Identity::of(&fstat(&below).map_err(failed)?) != Identity::of(&stat) {
+                    return Err(failed(Errno::STALE));
+                }
                 self.walk(&below, child)?;
             }
         }
@@ -132,6 +207,7 @@ impl Tree {
             parent,
         });
         self.paths.push(path.to_owned());
+        self.identities.push(Identity::of(stat));
         self.inodes.len() - 1
     }
 }
@@ -191,6 +267,68 @@ mod tests {
         assert!(
             bytes.windows(3).any(|part| part == b"tmp") && !bytes.windows(7).any(|part| part == b"PLANTED")
         );
+    }
+
+    /// Exchanges two names, as whoever may write in their directory can.
+    fn exchange(one: &Path, other: &Path) {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).expect("exchanged");
+    }
+
+    /// Modelled on CVE-2018-15664: between the look and the copying another file takes the place, one that only root may read or
+    /// one that only a directory keeps from others.
+    #[test]
+    fn what_took_a_files_place_is_not_in_the_image() {
+        let (jail, cache) = (jail(), tempfile::tempdir().expect("scratch"));
+        let at = |name: &str| jail.path().join(name);
+        std::fs::create_dir(at("shut")).expect("made");
+        std::fs::set_permissions(at("shut"), std::fs::Permissions::from_mode(0o700)).expect("chmod");
+        std::fs::write(at("shut/tool"), vec![9; 10_000]).expect("written");
+        std::fs::write(at("open"), "o").expect("written");
+        let fd = open(jail.path());
+        for (one, other) in [("bin", "shut"), ("open", "secret"), ("bin/tool", "shut/tool"), ("open", "link")]
+        {
+            let tree = Tree::of(&fd, jail.path())
+                .map_err(|(at, errno)| format!("{at:?} {errno}"))
+                .expect("looked at");
+            exchange(&at(one), &at(other));
+            let made = tree.image(cache.path(), &fd);
+            exchange(&at(one), &at(other));
+            let why = made.expect_err(one);
+            let said = ["replaced", "symbolic links", "No such file"].iter().any(|word| why.contains(word));
+            assert!(said, "{why}");
+        }
+        // With that over, an image is made as ever.
+        directory(cache.path(), &fd, jail.path()).expect("made");
+    }
+
+    /// The same without a rest, as an attacker does it: no image that comes about has what was shut away.
+    #[test]
+    fn directories_that_change_places_without_end() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let (jail, cache) = (jail(), tempfile::tempdir().expect("scratch"));
+        let at = |name: &str| jail.path().join(name);
+        std::fs::create_dir(at("shut")).expect("made");
+        std::fs::write(at("shut/tool"), vec![9; 10_000]).expect("written");
+        std::fs::set_permissions(at("shut"), std::fs::Permissions::from_mode(0o700)).expect("chmod");
+        let (fd, done) = (open(jail.path()), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    exchange(&at("bin"), &at("shut"));
+                }
+            });
+            for _ in 0..200 {
+                let Ok(made) = directory(cache.path(), &fd, jail.path()) else { continue };
+                let bytes = std::fs::read(made.join(IMAGE)).expect("there");
+                if bytes.windows(64).any(|part| part == [9; 64]) {
+                    done.store(true, Ordering::Relaxed);
+                    panic!("the image has what only root may read");
+                }
+                std::fs::remove_dir_all(made).expect("removed");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 
     /// The kernel is the judge, where it knows the file system and we may mount.
