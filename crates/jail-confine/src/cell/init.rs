@@ -10,7 +10,6 @@ use jail_sys::process::{self, leak};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
@@ -45,32 +44,15 @@ pub(crate) fn live(mut blueprint: Blueprint, groups: &Groups, lasting: Lasting, 
         Ok(relay) => (ready.write_all(&[READY]), relay),
         Err(why) => (ready.write_all(why.as_bytes()), None),
     };
-    let joined = said.is_ok() && close_the_door(blueprint.privilege, &lifeline);
-    if blueprint.privilege == Privilege::UserNamespace {
-        // The waiter listens for this to be closed.
-        drop(ready);
-    } else {
-        leak(ready.into());
-    }
+    leak(ready.into());
     let way_out = blueprint.way_out.take().map(|way| way.line);
     let hold = std::mem::take(&mut blueprint.holds).into_iter().chain(way_out).map(leak).collect();
     // Closed with everything else.
     std::mem::forget(blueprint);
-    if joined {
+    if said.is_ok() {
         wait_for_the_end(lifeline, lasting, hold, relay);
     }
     process::exit_now(0)
-}
-
-/// In a user namespace the waiter may join a process only while that is dumpable (its memory belongs to the user
-/// namespace it was executed in); so this one stays so until then, which is before anybody else is inside.
-fn close_the_door(privilege: Privilege, lifeline: &OwnedFd) -> bool {
-    if privilege == Privilege::Root {
-        return true;
-    }
-    let mut byte = [0_u8; 1];
-    let told = rustix::io::retry_on_intr(|| rustix::io::read(lifeline, &mut byte));
-    matches!(told, Ok(1)) && set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok()
 }
 
 // Its frame must be gone while this process waits: see release_unused_stack.
@@ -84,8 +66,10 @@ fn prepare(
     // The limits hold for this process and all below it; seen from inside, the group is the root of all groups.
     let others = blueprint.way_out.as_ref().map_or(&[][..], |way| &way.processes);
     groups.begin(others).map_err(|why| format!("cannot enter the cell's control groups: {why}"))?;
-    process::unshare(process::namespaces::CGROUP)
-        .map_err(|errno| format!("cannot hide the host's control groups: {errno}"))?;
+    if blueprint.privilege == Privilege::Root {
+        process::unshare(process::namespaces::CGROUP)
+            .map_err(|errno| format!("cannot hide the host's control groups: {errno}"))?;
+    }
     if let Some(way) = &blueprint.way_out {
         let kind = LinkNameSpaceType::Network;
         move_into_link_name_space(way.namespace.as_fd(), Some(kind))
@@ -112,10 +96,6 @@ fn prepare(
         Privilege::UserNamespace => confined::Identity::Keep,
     };
     confined::give_up_rights(&account, &[]).map_err(|why| why.why)?;
-    if blueprint.privilege == Privilege::UserNamespace {
-        set_dumpable_behavior(DumpableBehavior::Dumpable)
-            .map_err(|errno| format!("open the door: {errno}"))?;
-    }
     Ok(relay)
 }
 

@@ -19,7 +19,9 @@ use jail_sys::process::{self, Cloned, leak};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
 
 use self::blueprint::{Below, Blueprint, Privilege, copy};
 use self::init::{Lines, READY, live};
@@ -40,6 +42,8 @@ pub struct Cell {
     lifeline: OwnedFd,
     namespaces: u64,
     privilege: Privilege,
+    /// The mount namespace, where this process is in it already.
+    mounts: Option<OwnedFd>,
 }
 
 /// How long a cell lasts.
@@ -69,7 +73,15 @@ impl Cell {
 
     /// A cell that is running already. Its optional namespaces are those given.
     fn running(init: OwnedFd, pid: Pid, lifeline: OwnedFd, optional: u64) -> Self {
-        Self { init, init_pid: pid, ready: None, lifeline, namespaces: optional, privilege: Privilege::Root }
+        Self {
+            init,
+            init_pid: pid,
+            ready: None,
+            lifeline,
+            namespaces: optional,
+            privilege: Privilege::Root,
+            mounts: None,
+        }
     }
 
     /// Starts the first process of a new cell, which builds the inside; the cell's network is made here meanwhile, since
@@ -94,7 +106,19 @@ impl Cell {
             0 => None,
             _ => Some(this_process().or_refuse(What::Host, || "take hold of this process".into())?),
         };
-        let cloned = process::clone(namespaces & !network)
+        let (made, mounts) = match privilege {
+            Privilege::Root => (namespaces & !network, None),
+            Privilege::UserNamespace => {
+                let doing = || format!("make the namespaces of the cell{}", hint(privilege));
+                let mounts = move_ahead(namespaces & !network).or_refuse(What::Host, doing)?;
+                if let Some(way) = &blueprint.way_out {
+                    move_into_link_name_space(way.namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                        .or_refuse(What::Host, || "join the cell's network".into())?;
+                }
+                (0, Some(mounts))
+            }
+        };
+        let cloned = process::clone(made)
             .or_refuse(What::Host, || format!("make the namespaces of the cell{}", hint(privilege)))?;
         match cloned {
             Cloned::Child => {
@@ -118,54 +142,37 @@ impl Cell {
                     lifeline,
                     namespaces: optional,
                     privilege,
+                    mounts,
                 }))
             }
         }
     }
 
-    /// Moves this process into the cell (its children, for the pid namespace). Returns the terminal's name inside.
-    ///
-    /// The terminal's mount is copied while it still belongs to this namespace: binding its descriptor after setns
-    /// gives EINVAL (rulings 7).
+    /// Moves this process into the cell (its children, for the pid namespace). Returns the terminal's name inside;
+    /// `terminal` is what [`copy_terminal`] gave.
     ///
     /// # Errors
     /// If the cell has ended, or the kernel will not let us in.
-    pub fn join(&self, terminal: Terminal) -> Result<Option<Vec<u8>>> {
-        let pts = match terminal.fd() {
-            None => None,
-            Some(fd) => match self.privilege {
-                Privilege::Root => Some(copy(standard(fd), Below::Left)),
-                Privilege::UserNamespace => {
-                    found_here(standard(fd)).map(|pts| copy(pts.as_fd(), Below::Left))
-                }
-            },
-        };
-        let pts = pts.transpose().or_refuse(What::Host, || "copy the mount of the terminal".into())?;
-        let mut types = ThreadNameSpaceType::MOUNT
-            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-            | ThreadNameSpaceType::CONTROL_GROUP
-            | ThreadNameSpaceType::PROCESS_ID;
-        if self.namespaces & process::namespaces::NET != 0 {
-            types |= ThreadNameSpaceType::NETWORK;
+    pub fn join(&self, terminal: Option<&OwnedFd>) -> Result<Option<Vec<u8>>> {
+        let doing = || "join the cell".to_owned();
+        if let Some(mounts) = &self.mounts {
+            // The first process has joined our network by now; from here on nobody looks in.
+            set_dumpable_behavior(DumpableBehavior::NotDumpable).or_refuse(What::Host, doing)?;
+            // We are in it, but this puts us at its new root, wherever we were.
+            move_into_thread_name_spaces(mounts.as_fd(), ThreadNameSpaceType::MOUNT)
+                .or_refuse(What::Host, doing)?;
+        } else {
+            let mut types = ThreadNameSpaceType::MOUNT
+                | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+                | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+                | ThreadNameSpaceType::CONTROL_GROUP
+                | ThreadNameSpaceType::PROCESS_ID;
+            if self.namespaces & process::namespaces::NET != 0 {
+                types |= ThreadNameSpaceType::NETWORK;
+            }
+            move_into_thread_name_spaces(self.init.as_fd(), types).or_refuse(What::Host, doing)?;
         }
-        move_into_thread_name_spaces(self.init.as_fd(), types)
-            .or_refuse(What::Host, || "join the cell".into())?;
-        self.close_the_door()?;
-        pts.map(|pts| name_terminal(&pts)).transpose()
-    }
-
-    /// See [`init`]: without root the first process has stayed dumpable for us, and so have we.
-    fn close_the_door(&self) -> Result<()> {
-        let (Privilege::UserNamespace, Some(ready)) = (self.privilege, &self.ready) else { return Ok(()) };
-        let doing = || "close the cell behind us".to_owned();
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).or_refuse(What::Host, doing)?;
-        rustix::io::write(&self.lifeline, &[READY]).or_refuse(What::Host, doing)?;
-        let mut byte = [0_u8; 1];
-        match rustix::io::retry_on_intr(|| rustix::io::read(ready, &mut byte)).or_refuse(What::Host, doing)? {
-            0 => Ok(()),
-            _ => Err(Refusal::new(What::Host, "the first process of the cell speaks out of turn")),
-        }
+        terminal.map(name_terminal).transpose()
     }
 
     /// While this is open somewhere the cell lives.
@@ -207,6 +214,37 @@ impl Unfinished {
         groups.settled();
         Ok(cell)
     }
+}
+
+/// A detached copy of the mount of the terminal, to be given a name inside. It is taken while the mount still belongs to
+/// this namespace: binding its descriptor after setns gives EINVAL (rulings 7).
+///
+/// # Errors
+/// If the kernel will not copy it.
+pub(crate) fn copy_terminal(terminal: Terminal, privilege: Privilege) -> Result<Option<OwnedFd>> {
+    let pts = match terminal.fd() {
+        None => None,
+        Some(fd) => match privilege {
+            Privilege::Root => Some(copy(standard(fd), Below::Left)),
+            Privilege::UserNamespace => {
+                found_here(standard(fd)).map(|pts| copy(pts.as_fd(), Below::Left))
+            }
+        },
+    };
+    pts.transpose().or_refuse(What::Host, || "copy the mount of the terminal".into())
+}
+
+/// Without root this process moves into the namespaces before it makes the first process, which is born in them: joining
+/// that one by its pidfd would want it dumpable, as its memory belongs to the user namespace it was executed in. The
+/// mount namespace is the one that came with the user namespace; the first process builds the inside in it, and its
+/// pivot_root(2) moves this process along. Gives back a hold on it.
+///
+/// From here on this process opens nothing by name until it has joined.
+fn move_ahead(namespaces: u64) -> std::result::Result<OwnedFd, Errno> {
+    let mounts = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let rest = namespaces & !process::namespaces::MOUNT;
+    process::unshare(rest | process::namespaces::CGROUP)?;
+    Ok(mounts)
 }
 
 fn this_process() -> std::result::Result<OwnedFd, Errno> {
