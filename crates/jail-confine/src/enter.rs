@@ -197,8 +197,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
     // Inherited by all that is started from here on.
     confined::drop_bounding_set(&admission.policy.capabilities)?;
     let own = own_etc::files(admission);
-    let terminal =
-        if in_chroot { None } else { cell::copy_terminal(entry.terminal, entry.privilege)? };
+    let terminal = if in_chroot { None } else { cell::copy_terminal(entry.terminal, entry.privilege)? };
     let (cell, mut groups, lock) = if in_chroot {
         (None, private_groups(admission, &registry::open_run()?, &mut notes)?, None)
     } else {
@@ -207,7 +206,7 @@ pub fn enter(admission: &Admission, entry: &Entry<'_>, log: &Log) -> Result<i32>
         (Some(cell), groups, lock)
     };
     let named = match &cell {
-        Some(cell) => move_in(cell, admission, terminal, agent, &own)?,
+        Some(cell) => move_in(cell, admission, entry.environment, (terminal, agent), &own)?,
         None => Names::NONE,
     };
     let (exec, filter) = if named == expected {
@@ -323,13 +322,13 @@ impl Names {
 fn move_in(
     cell: &Cell,
     admission: &Admission,
-    terminal: Option<OwnedFd>,
-    agent: Option<OwnedFd>,
+    environment: &[(OsString, OsString)],
+    (terminal, agent): (Option<OwnedFd>, Option<OwnedFd>),
     own: &[OwnFile],
 ) -> Result<Names> {
     let terminal = cell.join(terminal.as_ref())?;
     if !admission.policy.agent {
-        agent::cover(&admission.home, entry.environment)?;
+        agent::cover(&admission.home, environment)?;
     }
     if cell.was_running() {
         own_etc::refresh(own)?;

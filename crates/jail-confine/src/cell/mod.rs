@@ -110,11 +110,13 @@ impl Cell {
             Privilege::Root => (namespaces & !network, None),
             Privilege::UserNamespace => {
                 let doing = || format!("make the namespaces of the cell{}", hint(privilege));
-                let mounts = move_ahead(namespaces & !network).or_refuse(What::Host, doing)?;
                 if let Some(way) = &blueprint.way_out {
+                    // Whoever forwards for the cell lives in the mounts that we have now, and stays outside.
+                    process::unshare(process::namespaces::MOUNT).or_refuse(What::Host, doing)?;
                     move_into_link_name_space(way.namespace.as_fd(), Some(LinkNameSpaceType::Network))
                         .or_refuse(What::Host, || "join the cell's network".into())?;
                 }
+                let mounts = move_ahead(namespaces & !network).or_refuse(What::Host, doing)?;
                 (0, Some(mounts))
             }
         };
@@ -226,9 +228,7 @@ pub(crate) fn copy_terminal(terminal: Terminal, privilege: Privilege) -> Result<
         None => None,
         Some(fd) => match privilege {
             Privilege::Root => Some(copy(standard(fd), Below::Left)),
-            Privilege::UserNamespace => {
-                found_here(standard(fd)).map(|pts| copy(pts.as_fd(), Below::Left))
-            }
+            Privilege::UserNamespace => found_here(standard(fd)).map(|pts| copy(pts.as_fd(), Below::Left)),
         },
     };
     pts.transpose().or_refuse(What::Host, || "copy the mount of the terminal".into())

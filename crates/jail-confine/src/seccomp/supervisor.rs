@@ -8,7 +8,7 @@ use jail_sys::seccomp::{Flags, Instruction};
 
 use super::action::Action;
 use super::arch::Arch;
-use super::emit::{AND, JUMP_EQUAL, LOAD, RETURN};
+use super::emit::{AND, JUMP_EQUAL, JUMP_GREATER_EQUAL, LOAD, RETURN};
 use super::names::Name;
 use super::program::Program;
 
@@ -33,6 +33,14 @@ enum Call {
 }
 
 use Call::{Any, Where, Without};
+
+impl Call {
+    /// Its number on this machine.
+    fn number(&self) -> Option<u32> {
+        let (Any(name) | Where(name, ..) | Without(name, ..)) = self;
+        Name::find(name)?.number(Arch::NATIVE)
+    }
+}
 
 const PROT_EXEC: u32 = 4;
 const AF_UNIX: u32 = 1;
@@ -96,11 +104,34 @@ pub fn supervisor(of: Supervisor) -> Program {
         answer(Action::KillProcess),
         Instruction { code: LOAD, jt: 0, jf: 0, k: 0 },
     ];
-    for call in BOTH.iter().chain(more.into_iter().flatten()) {
-        push(&mut out, call);
+    let mut calls: Vec<(u32, &Call)> = BOTH
+        .iter()
+        .chain(more.into_iter().flatten())
+        // A call that this architecture has under another name is named beside it.
+        .filter_map(|call| Some((call.number()?, call)))
+        .collect();
+    calls.sort_unstable_by_key(|(number, _)| *number);
+    out.extend(among(&calls));
+    Program::new(out, Flags::default())
+}
+
+/// The kernel tries a new program on every number there is, so these are halved until few are left, not asked one by one.
+fn among(calls: &[(u32, &Call)]) -> Vec<Instruction> {
+    const FEW: usize = 3;
+    let (below, above) = calls.split_at(calls.len() / 2);
+    if let (Some((first, _)), true) = (above.first(), calls.len() > FEW) {
+        let below = among(below);
+        if let Ok(over) = u8::try_from(below.len()) {
+            let halves = Instruction { code: JUMP_GREATER_EQUAL, jt: over, jf: 0, k: *first };
+            return [vec![halves], below, among(above)].concat();
+        }
+    }
+    let mut out = Vec::new();
+    for (number, call) in calls {
+        push(&mut out, *number, call);
     }
     out.push(answer(Action::Errno(EPERM)));
-    Program::new(out, Flags::default())
+    out
 }
 
 const fn answer(action: Action) -> Instruction {
@@ -108,10 +139,7 @@ const fn answer(action: Action) -> Instruction {
 }
 
 /// Each call is a test of the number with its own answers behind it: the next one finds the number still loaded.
-fn push(out: &mut Vec<Instruction>, call: &Call) {
-    let (Any(name) | Where(name, ..) | Without(name, ..)) = call;
-    // A call that this architecture has under another name is named beside it.
-    let Some(number) = Name::find(name).and_then(|name| name.number(Arch::NATIVE)) else { return };
+fn push(out: &mut Vec<Instruction>, number: u32, call: &Call) {
     let word = |index: u32| Instruction { code: LOAD, jt: 0, jf: 0, k: 16 + 8 * index };
     let equal = |k: u32, jt: u8, jf: u8| Instruction { code: JUMP_EQUAL, jt, jf, k };
     let (allow, refuse) = (answer(Action::Allow), answer(Action::Errno(EPERM)));
