@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jailwright_tests::user::Under;
-use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, test};
+use jailwright_tests::{Done, Run, Scratch, Skip, Test, User, skip, test};
 
 pub(crate) const TESTS: &[Test] = &[
     test!(scratch what_was_learnt_runs_again),
@@ -74,6 +74,11 @@ fn what_was_learnt_runs_again(host: &Scratch) -> Done {
 
 /// Also where the files are the caller's own: nothing but the two files is new.
 fn learning_changes_nothing(host: &Scratch) -> Done {
+    // Two is as deep as the kernel stacks overlays: one is this test's over /home, one what is learnt with puts over that.
+    let root = Run::sh("findmnt -no FSTYPE --target /usr").run().text();
+    if root.trim() == "overlay" {
+        return skip("this machine's root is an overlay itself, and the kernel stacks no third");
+    }
     let learner = Learner::new(host)?;
     learner.user.writes("work/mine", "as it was\n");
     let home = learner.user.home.display().to_string();
